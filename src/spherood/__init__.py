@@ -1,0 +1,43 @@
+"""Out-of-distribution detection with embeddings on the unit sphere.
+
+Rooms are imported when first touched, so that `import spherood` costs nothing and what needs no torch loads none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spherood import calibration, data, detectors, losses, metrics, models, sphere, training
+    from spherood.bundle import Bundle, Verdict
+    from spherood.outputs import Outputs
+
+__version__ = "0.1.0"
+__all__ = [
+    "Bundle",
+    "Outputs",
+    "Verdict",
+    "calibration",
+    "data",
+    "detectors",
+    "losses",
+    "metrics",
+    "models",
+    "sphere",
+    "training",
+]
+
+_HOMES = {"Bundle": "spherood.bundle", "Verdict": "spherood.bundle", "Outputs": "spherood.outputs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'spherood' has no attribute '{name}'")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    return importlib.import_module(f"spherood.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Protocols, evaluation, tables."""

@@ -1,0 +1,84 @@
+"""Evaluations as a table: text for people, CSV and JSON for machines. Fractions inside, percent in print."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from spherood.benchmark.result import Evaluation, Kind, Metrics, ScoreResult
+from spherood.files import write_json, write_text
+
+KINDS: tuple[Kind, ...] = ("near", "far")
+TITLES = {
+    "auroc": "AUROC",
+    "fpr_ood_at_id95": "FPR OOD@ID95",
+    "fpr_id_at_ood95": "FPR ID@OOD95",
+    "caught": "caught",
+}
+LEGEND = (
+    "AUROC and rates: mean over near / over far sets. "
+    "FPR OOD@ID95: OOD let through while 95 % of ID is kept (CIDER's papers). "
+    "FPR ID@OOD95: ID rejected while 95 % of OOD is caught (OpenOOD v1.5). "
+    "caught: OOD above the calibrated threshold. ID acc.: best of class mean, k-NN, classifier."
+)
+
+
+def header(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Columns of the summary."""
+    rates = {100 * score.false_alarm_rate for evaluation in evaluations for score in evaluation.scores.values()}
+    promised = f" (promised {min(rates):g})" if len(rates) == 1 else ""
+    return ["model", "score", *TITLES.values(), f"false alarms{promised}", "ID acc."]
+
+
+def rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """A row per model and score, in percent, near / far; "–" where the model has no such score, "*" where incomplete."""
+    found = []
+    for evaluation in evaluations:
+        id_accuracy = f"{100 * max(evaluation.accuracy.values()):.1f}" if evaluation.accuracy else "–"
+        for text, result in evaluation.scores.items():
+            cells = [" / ".join(_mean(evaluation, result, kind, metric) for kind in KINDS) for metric in TITLES]
+            achieved = result.achieved
+            alarms = f"{100 * achieved.value:.1f} [{100 * achieved.low:.1f}, {100 * achieved.high:.1f}]"
+            found.append([evaluation.model, text, *cells, alarms, id_accuracy])
+        for text in evaluation.unavailable:
+            found.append([evaluation.model, text, *["–"] * (len(TITLES) + 1), id_accuracy])
+    return found
+
+
+def _mean(evaluation: Evaluation, result: ScoreResult, kind: Kind, metric: str) -> str:
+    if kind not in result.metrics:
+        return "–"
+    return f"{100 * getattr(result.metrics[kind], metric):.1f}" + "*" * (kind in evaluation.absent.values())
+
+
+def notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What the reader must know beside the numbers."""
+    lines = [LEGEND]
+    for evaluation in evaluations:
+        lines += [f"–: {text} {why}." for text, why in evaluation.unavailable.items()]
+    absent = {name: kind for evaluation in evaluations for name, kind in evaluation.absent.items()}
+    lines += [f"* absent: {name} ({kind}); the {kind} mean is incomplete." for name, kind in absent.items()]
+    return list(dict.fromkeys(lines))
+
+
+def write_tables(folder: Path, evaluations: Sequence[Evaluation]) -> Path:
+    """metrics.csv (every set and metric, and the means) and evaluation.json under `folder`, which is returned."""
+    metrics = [field.name for field in fields(Metrics)]
+    sets = [["model", "score", "set", "kind", *metrics]]
+    for evaluation in evaluations:
+        for text, result in evaluation.scores.items():
+            for name, measured in result.metrics.items():
+                kind = evaluation.kinds.get(name, "mean")
+                sets.append([evaluation.model, text, name, kind, *(f"{getattr(measured, m):.6f}" for m in metrics)])
+    write_text(folder / "metrics.csv", _csv(sets))
+    write_json(folder / "evaluation.json", [evaluation.to_json() for evaluation in evaluations])
+    return folder
+
+
+def _csv(lines: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""bundle.json: what is in a bundle, and the hashes that prove it unaltered. Free of torch.
+
+Other files carry their hash in their name and the manifest is replaced last, so that a bundle written over an older one
+is at any moment either of the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from spherood.data.preprocess import Preprocess
+from spherood.errors import BundleError, ConfigError
+from spherood.files import sha256_of_file, write_json, written_aside
+from spherood.schema import Strict, parse
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+
+
+class Score(Strict):
+    """The score by name, and its settings."""
+
+    use: str
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+
+
+class Promise(Strict):
+    """What the threshold was calibrated for; another rate can be asked for at any time."""
+
+    false_alarm_rate: float
+    confidence: float
+    held_out: int
+
+
+class File(Strict):
+    """A file of the bundle."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")  # no way out of the folder
+    sha256: str
+
+
+class Manifest(Strict):
+    """Everything but the tensors."""
+
+    format: int
+    spherood: str
+    created: str
+    classes: tuple[str, ...]
+    model: dict[str, Any]
+    preprocess: Preprocess
+    score: Score
+    promise: Promise
+    provenance: dict[str, Any]
+    files: dict[str, File]
+
+
+def write_bundle(folder: Path, manifest: Manifest, contents: dict[str, tuple[str, Callable[[Path], None]]]) -> Manifest:
+    """Write the files, then the manifest that names them, then remove what an older manifest named.
+
+    contents: role -> (suffix, function that writes a path).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for role, (suffix, write) in contents.items():
+        fresh = folder / f"{role}.new"
+        with written_aside(fresh) as aside:
+            write(aside)
+        digest = sha256_of_file(fresh)
+        name = f"{role}-{digest[:16]}{suffix}"
+        fresh.replace(folder / name)
+        files[role] = File(name=name, sha256=digest)
+    manifest = manifest.model_copy(update={"files": files})
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
+    current = {file.name for file in files.values()}
+    for role, (suffix, _) in contents.items():
+        for old in folder.glob(f"{role}-{'[0-9a-f]' * 16}{suffix}"):
+            if old.name not in current:
+                old.unlink()
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle whose files are all there and unaltered; BundleError otherwise."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder}: not a bundle (no {MANIFEST}). Make one with: spherood evaluate RUN --protocol P")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format"]
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{path}: damaged: it is not the JSON of a bundle. Copy the bundle again.") from None
+    if version != FORMAT:
+        raise BundleError(f"{folder}: bundle format {version}, this version reads {FORMAT}. Update spherood.")
+    try:
+        manifest = parse(Manifest, content, str(path))
+    except ConfigError as error:
+        raise BundleError(f"{error}\nThe manifest was altered. Copy the bundle again.") from None
+    for file in manifest.files.values():
+        if not (folder / file.name).is_file():
+            raise BundleError(f"{folder}: {file.name} is missing. Copy the bundle again.")
+        if sha256_of_file(folder / file.name) != file.sha256:
+            raise BundleError(f"{folder}: {file.name} was altered (its hash differs). Copy the bundle again.")
+    return manifest

@@ -1,0 +1,47 @@
+"""The command line: each command is one short file (parse, call, print) that imports nothing heavy before its turn."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from spherood.cli.demo import demo
+from spherood.cli.evaluate import evaluate
+from spherood.cli.score import score
+from spherood.cli.train import train
+from spherood.errors import ConfigError, SpheroodError
+
+app = typer.Typer(
+    name="spherood",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Know what your vision model does not know: train embeddings on the unit sphere, score how far an image lies "
+    "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
+    "Begin with **spherood demo**: about a minute, no download.",
+)
+for command in (demo, train, evaluate, score):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from spherood import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Exit 0: done. 1: the work failed. 2: misused. A user's mistake is one message; a bug shows its traceback."""
+    try:
+        app()
+    except SpheroodError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        sys.stderr.close()
+        sys.exit(1)

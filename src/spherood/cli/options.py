@@ -1,0 +1,23 @@
+"""Options that several commands share, and where a run lives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RUNS = Path("runs")
+
+Data = Annotated[
+    Path,
+    typer.Option(envvar="SPHEROOD_DATA", help="Folder that relative paths of recipes and protocols start from."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+
+def run_folder(name: str) -> Path:
+    """`demo` is runs/demo; anything with a slash, or a folder that is there, is a path."""
+    path = Path(name)
+    return path if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else RUNS / name

@@ -1,0 +1,39 @@
+"""spherood train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spherood.cli.options import Data, Device, run_folder
+from spherood.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file, see recipes/. With --resume: the run's own.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the result, runs/NAME. Default: the recipe's name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value: training.epochs=20.")] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Train an encoder by a recipe.
+
+    Example: **spherood train --recipe recipes/cider-cifar10-small.yaml --data ~/data**
+
+    Ctrl-C keeps what was done; **--resume** goes on and ends with the same weights as an uninterrupted run.
+    """
+    from spherood.training import engine
+    from spherood.training.recipe import load_recipe
+
+    if recipe is None and not (resume and run):
+        raise ConfigError("spherood train: needs --recipe FILE, or --run NAME --resume to go on with a run.")
+    loaded = load_recipe(recipe or run_folder(run or "") / "recipe.yaml", set_ or ())
+    folder = run_folder(run or loaded.name)
+    engine.train(loaded, folder, data, resume=resume, device=device)
+    print(f"trained: {folder / 'checkpoints' / 'last.pt'}")
+    print(f"next: spherood evaluate {folder} --protocol {loaded.protocol or 'PROTOCOL'} --data {data}")

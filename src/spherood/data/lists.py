@@ -1,0 +1,40 @@
+"""Image lists as OpenOOD writes them: one `relative/path.ext LABEL` a line, label -1 for OOD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from spherood.data.image_set import ImageSet
+from spherood.errors import DataError
+
+
+def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
+    """The images of a list, in its order, resolved against `root`; a class is named by the folder of its first image.
+
+    DataError names the line where the list is unreadable, and the file where one is missing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image list. Check the path, or where --data points.") from None
+    names, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        image, _, label = line.strip().rpartition(" ")
+        if not image or not label.removeprefix("-").isdigit():
+            raise DataError(f"{path}, line {number}: expected 'relative/path.png LABEL', got '{line[:80]}'.")
+        names.append(image)
+        labels.append(int(label))
+    if not names:
+        raise DataError(f"{path}: the list is empty.")
+    files = [root / image for image in names]
+    absent = [file for file in files if not file.exists()]
+    if absent:
+        raise DataError(f"{path}: {len(absent)} of {len(files)} images are missing under {root}, first {absent[0]}.")
+    numbers = np.array(labels, dtype=np.int64)
+    first = {labels[row]: Path(names[row]).parent.name for row in reversed(range(len(names)))}
+    classes = tuple(first.get(number, str(number)) for number in range(int(numbers.max()) + 1))
+    return ImageSet(name or path.stem, files, numbers, names, classes)

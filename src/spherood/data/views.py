@@ -1,0 +1,177 @@
+"""Random views of a whole batch at once, on its device: crop, flip, colour jitter, greyscale.
+
+What happens to an image is drawn on the host from (seed, epoch, image index, view), see data/draws.py; the device only
+does arithmetic. Crop, resize and flip are one pair of matrix products per image: rows and columns of Pillow's bilinear
+kernel (a triangle, widened when shrinking). Distributions are torchvision's: RandomResizedCrop, or RandomCrop with
+padding; RandomHorizontalFlip; RandomApply(ColorJitter) with its four steps in an order drawn per image;
+RandomGrayscale.
+Shapes: B images, H x W stored pixels, S view size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from spherood.data.draws import uniform
+from spherood.schema import Strict
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDERS = np.array(list(permutations(range(4))))  # (24, 4), the step at each place
+CROP_TRIES = 10  # as torchvision, before it gives up on a shape that fits
+GREY = (0.299, 0.587, 0.114)
+
+
+class Views(Strict):
+    """What may happen to an image. Defaults change nothing.
+
+    scale: share of the area a crop takes, with ratio its width over height; or pad: shift within a black border of so
+    many pixels. flip, jitter, grey: probabilities. brightness, contrast, saturation b: a factor in [1 - b, 1 + b];
+    hue h: a turn in [-h, h] of the colour circle.
+    """
+
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    pad: int = Field(default=0, ge=0)
+    flip: float = Field(default=0, ge=0, le=1)
+    jitter: float = Field(default=0, ge=0, le=1)
+    brightness: float = Field(default=0.4, ge=0, le=1)
+    contrast: float = Field(default=0.4, ge=0, le=1)
+    saturation: float = Field(default=0.4, ge=0, le=1)
+    hue: float = Field(default=0.1, ge=0, le=0.5)
+    grey: float = Field(default=0, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to happen to each of B images."""
+
+    box: NDArray[np.int64]  # (B, 4): top, left, height, width, in stored pixels
+    flip: NDArray[np.bool_]  # (B,)
+    factor: NDArray[np.float64]  # (B, 4): brightness, contrast, saturation factors, hue turn
+    order: NDArray[np.int64]  # (B, 4): the step at each place
+    grey: NDArray[np.bool_]  # (B,)
+
+
+def plan(views: Views, seed: int, epoch: int, image: NDArray[np.int64], view: int, height: int, width: int) -> Plan:
+    """Draw for the images (B,), by their index in the training set, what view number `view` of this epoch shows."""
+    u = uniform(seed, epoch, image, view, 10 + 4 * CROP_TRIES)
+    strength = np.array([views.brightness, views.contrast, views.saturation, views.hue])
+    still = np.array([1.0, 1.0, 1.0, 0.0])
+    jittered = (u[:, :1] < views.jitter) & (strength > 0)
+    factor = np.where(jittered, still + strength * (2 * u[:, 1:5] - 1), still)
+    return Plan(
+        box=_boxes(views, u[:, 10:], height, width),
+        flip=u[:, 5] < views.flip,
+        factor=factor,
+        order=ORDERS[(u[:, 6] * len(ORDERS)).astype(np.int64)],
+        grey=u[:, 7] < views.grey,
+    )
+
+
+def _boxes(views: Views, u: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
+    if views.scale is None:
+        shift = (u[:, :2] * (2 * views.pad + 1)).astype(np.int64) - views.pad
+        return np.concatenate([shift, np.broadcast_to([height, width], shift.shape)], axis=1)
+    area, ratio, top, left = u.reshape(len(u), CROP_TRIES, 4).transpose(2, 0, 1)  # each (B, tries)
+    area = height * width * (views.scale[0] + (views.scale[1] - views.scale[0]) * area)
+    low, high = np.log(views.ratio)
+    ratio = np.exp(low + (high - low) * ratio)
+    w, h = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (w > 0) & (h > 0) & (w <= width) & (h <= height)
+    boxes = np.stack([(top * (height - h + 1)).astype(np.int64), (left * (width - w + 1)).astype(np.int64), h, w], 2)
+    w0, h0 = min(width, round(height * views.ratio[1])), min(height, round(width / views.ratio[0]))
+    centre = np.array([(height - h0) // 2, (width - w0) // 2, h0, w0])  # where no shape fitted: the largest, centred
+    first = boxes[np.arange(len(u)), fits.argmax(axis=1)]
+    return np.where(fits.any(axis=1, keepdims=True), first, centre)
+
+
+def apply(images: Tensor, what: Plan, size: int) -> Tensor:
+    """uint8 images (B, 3, H, W) to float views (B, 3, size, size) in 0..1."""
+    x = _crop(images, what, size)
+    x = _jitter(x, what)
+    if what.grey.any():
+        grey = _to(what.grey, x).view(-1, 1, 1, 1)
+        x = torch.where(grey, _luminance(x), x)
+    return x
+
+
+def _crop(images: Tensor, what: Plan, size: int) -> Tensor:
+    top, left, height, width = _to(what.box.T.astype(np.float32), images)
+    flip = _to(what.flip, images)
+    rows = _kernel(top, height, size, images.shape[2], torch.zeros_like(flip))  # (B, S, H)
+    columns = _kernel(left, width, size, images.shape[3], flip)  # (B, S, W)
+    x = images.float() / 255
+    x = torch.bmm(x.flatten(1, 2), columns.transpose(1, 2)).view(*x.shape[:3], size)  # (B, 3, H, S)
+    x = torch.bmm(rows, x.transpose(1, 2).flatten(2))  # (B, S, 3 S)
+    return x.view(len(x), size, 3, size).transpose(1, 2).contiguous()
+
+
+def _kernel(start: Tensor, length: Tensor, size: int, pixels: int, flip: Tensor) -> Tensor:
+    """Weights (B, S, P) of stored pixels in each pixel of the view, for boxes [start, start + length) of each image."""
+    place = torch.arange(size, device=start.device, dtype=torch.float32) + 0.5  # (S,)
+    place = torch.where(flip[:, None], size - place, place)  # (B, S)
+    scale = (length / size)[:, None, None]
+    centre = start[:, None, None] + place[:, :, None] * scale
+    pixel = torch.arange(pixels, device=start.device, dtype=torch.float32) + 0.5  # (P,)
+    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])  # (B, P)
+    weight = weight * inside[:, None, :]
+    return weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-6)  # a row outside the picture stays black
+
+
+def _jitter(x: Tensor, what: Plan) -> Tensor:
+    """The four steps in each image's order. Three are blends with a grey; the fourth turns the hue."""
+    still = np.array([1.0, 1.0, 1.0, 0.0])
+    if (what.factor == still).all():
+        return x
+    for place in range(4):
+        step = what.order[:, place]
+        factor = what.factor[np.arange(len(step)), step]
+        keep = _to(np.where(step == HUE, 1.0, factor).astype(np.float32), x).view(-1, 1, 1, 1)
+        by_mean = _to((step == CONTRAST).astype(np.float32), x).view(-1, 1, 1, 1)
+        by_pixel = _to((step == SATURATION).astype(np.float32), x).view(-1, 1, 1, 1)
+        grey = _luminance(x)
+        other = by_mean * grey.mean(dim=(2, 3), keepdim=True) + by_pixel * grey
+        x = torch.addcmul((1 - keep) * other, keep, x).clamp_(0, 1)
+        turned = np.flatnonzero((step == HUE) & (factor != 0))
+        if len(turned):
+            rows = _to(turned, x)
+            turn = _to(factor[turned].astype(np.float32), x).view(-1, 1, 1)
+            x = x.index_copy(0, rows, _turn_hue(x[rows], turn))
+    return x
+
+
+def _luminance(x: Tensor) -> Tensor:
+    """(B, 3, S, S) to (B, 1, S, S)."""
+    red, green, blue = x.unbind(1)
+    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(1)
+
+
+def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of (B, 3, S, S) by `turn` (B, 1, 1) of the circle; value and chroma stay."""
+    red, green, blue = x.unbind(1)
+    value, brightest = x.max(dim=1)
+    chroma = value - x.amin(dim=1)
+    part = chroma.clamp(min=1e-8)
+    sixth = torch.where(
+        brightest == 0,
+        (green - blue) / part,
+        torch.where(brightest == 1, 2 + (blue - red) / part, 4 + (red - green) / part),
+    )  # hue in sixths of the circle; 0 for greys
+    sixth = sixth + 6 * turn
+    channels = []
+    for offset in (5, 3, 1):
+        k = (offset + sixth) % 6
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, dim=1)
+
+
+def _to(array: NDArray[np.generic], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.device, non_blocking=True)

@@ -1,0 +1,106 @@
+"""CIDER: pull each embedding to its class prototype, push the prototypes apart.
+
+    L = w L_comp + L_dis
+    L_comp = (tau/tau_c) 1/N sum_i [ -z_i . p_{y_i} / tau + lse_c z_i . p_c / tau ]         p without gradient
+    L_dis  = (tau/tau_d) 1/C sum_c [ lse_{c' != c} p_c . p_c' / tau - log(C - 1) ]          p with gradient
+
+First the prototypes advance over the batch (sphere/prototypes.py); both terms see the advanced ones. The gradient of
+L_dis reaches the encoder through that advance. tau_c = .07 and tau_d = .1 only scale the terms: at tau = .1 the
+effective weight of compactness is w 10/7. The published numbers were found with these defaults.
+
+Departures from the released code, none changes a value where that code gives one: the own prototype is masked with
+-inf before the log-sum-exp (the released form overflows below tau = .0112), and a class without a sample in the
+initial set is an error instead of NaN.
+Shapes: N rows (all of view 1, then all of view 2), d dimension, C classes. Units: tau none, L nats.
+L_dis at tau = .1: +10 when all prototypes are one, about -10/(C - 1) at the simplex.
+Source: Ming et al., ICLR 2023, arXiv:2203.04450, Eq. 4-7; deeplearning-wisc/cider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spherood.errors import ConfigError, DataError, ShapeError
+from spherood.losses.terms import Terms, check_labelled
+from spherood.sphere import ClassMeans, advance, at_least_float32, normalize
+
+
+class CIDER(nn.Module):
+    """``CIDER(classes=10)(embedding, label).total.backward()``; parts: compactness, dispersion, both unweighted."""
+
+    reads = "embedding"
+    views = 2
+    prototypes: Tensor  # (C, d), unit rows
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        dim: int = 128,
+        temperature: float = 0.1,
+        momentum: float = 0.95,
+        compactness_weight: float = 2.0,
+        base_temperatures: tuple[float, float] = (0.07, 0.1),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ConfigError(f"CIDER: needs at least 2 classes to push apart, got {classes}.")
+        if not temperature > 0 or not all(base > 0 for base in base_temperatures):
+            raise ConfigError(f"CIDER: temperatures must be > 0, got {temperature} and {base_temperatures}. Try 0.1.")
+        if not 0 <= momentum <= 1:
+            raise ConfigError(f"CIDER: momentum must lie in [0, 1], got {momentum}. Try 0.95.")
+        self.temperature, self.momentum, self.compactness_weight = temperature, momentum, compactness_weight
+        self.base_temperatures = base_temperatures
+        start = torch.randn(classes, dim, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("prototypes", normalize(start))
+
+    @torch.no_grad()
+    def start(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set each prototype to the direction of its class's mean unit embedding over the ID training set.
+
+        batches: (embedding (B, d), label (B,)). DataError where a class has no sample.
+        """
+        means = ClassMeans(len(self.prototypes))
+        for embedding, label in batches:
+            label = self._check("CIDER.start", embedding, label.cpu())
+            means.add(normalize(embedding), label)
+        if means.absent:
+            raise DataError(
+                f"CIDER.start: no sample of class {means.absent[0]} in the ID training set. Drop or fill it."
+            )
+        self.prototypes = means.direction.to(self.prototypes)
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Terms:
+        """Unit embedding (N, d) and integer label (N,) to the loss; ShapeError otherwise."""
+        label_here = self._check("CIDER", embedding, label)
+        z = at_least_float32(embedding)
+        z = z.to(torch.promote_types(z.dtype, self.prototypes.dtype))
+        prototypes = advance(self.prototypes.to(z.dtype), z, label, self.momentum)
+        tau, (tau_compactness, tau_dispersion) = self.temperature, self.base_temperatures
+
+        compactness = tau / tau_compactness * F.cross_entropy(z @ prototypes.detach().T / tau, label_here)
+
+        own = torch.eye(len(prototypes), dtype=torch.bool, device=z.device)
+        between = (prototypes @ prototypes.T / tau).masked_fill(own, -torch.inf).logsumexp(dim=1)  # (C,)
+        dispersion = tau / tau_dispersion * (between - log(len(prototypes) - 1)).mean()
+
+        self.prototypes = prototypes.detach()
+        return Terms(
+            self.compactness_weight * compactness + dispersion,
+            {"compactness": compactness.detach(), "dispersion": dispersion.detach()},
+        )
+
+    def _check(self, where: str, embedding: Tensor, label: Tensor) -> Tensor:
+        label = check_labelled(where, embedding, label, len(self.prototypes))
+        if embedding.shape[1] != self.prototypes.shape[1]:
+            raise ShapeError(
+                f"{where}: embeddings have {embedding.shape[1]} columns, the prototypes {self.prototypes.shape[1]}. "
+                f"Pass dim={embedding.shape[1]}."
+            )
+        return label

@@ -1,0 +1,35 @@
+"""One way from pixels to Outputs, used by training's start, by evaluation and by the bundle: so they agree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spherood.data.preprocess import Preprocess
+from spherood.data.tensors import normalised
+from spherood.errors import ConfigError
+from spherood.outputs import Outputs
+
+
+@torch.inference_mode()
+def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess) -> Outputs:
+    """uint8 pixels (B, S, S, 3) to Outputs on the CPU, in float32, with the model in evaluation mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    found: Outputs = model(normalised(pixels.to(device), preprocess))
+    return Outputs(found.feature.float().cpu(), _home(found.embedding), _home(found.logits))
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one, else the CPU; ConfigError for a device that this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name}: not usable here ({reason}). Choose auto or cpu.") from None
+
+
+def _home(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().cpu()

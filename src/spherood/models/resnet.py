@@ -1,0 +1,102 @@
+"""Residual networks of any width, for small and for large images.
+
+resnet8 has three stages (He et al.'s CIFAR family, n = 1), resnet10 to resnet50 four. Stem "cifar": 3 x 3, stride 1, no
+pooling; "imagenet": 7 x 7, stride 2, max-pooling. Parameters are named as torchvision names them.
+Shapes: B images, F features: width x 4 (three stages), x 8 (four), x 32 (resnet50).
+Source: He et al., CVPR 2016, arXiv:1512.03385; width 64 is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Depth = Literal["resnet8", "resnet10", "resnet18", "resnet34", "resnet50"]
+STAGES: dict[Depth, tuple[int, ...]] = {
+    "resnet8": (1, 1, 1),
+    "resnet10": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inward: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inward, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inward, H, W) to (B, width, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 (which carries the stride) and 1 x 1 convolutions beside a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inward: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = _shortcut(inward, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inward, H, W) to (B, 4 width, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def _shortcut(inward: int, outward: int, stride: int) -> nn.Module:
+    if stride == 1 and inward == outward:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(inward, outward, 1, stride, bias=False), nn.BatchNorm2d(outward))
+
+
+class ResNet(nn.Module):
+    """``ResNet("resnet18")(images)``: images (B, 3, S, S) to pooled features (B, F)."""
+
+    def __init__(self, depth: Depth, *, width: int = 64, stem: Literal["cifar", "imagenet"] = "cifar") -> None:
+        super().__init__()
+        block = Bottleneck if depth == "resnet50" else BasicBlock
+        large = stem == "imagenet"
+        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.stages = len(STAGES[depth])
+        inward = width
+        for stage, blocks in enumerate(STAGES[depth]):
+            layer = []
+            for number in range(blocks):
+                layer.append(block(inward, width * 2**stage, 2 if stage > 0 and number == 0 else 1))
+                inward = width * 2**stage * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
+        self.dim = inward
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S), normalised, to features (B, F)."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        pooled: Tensor = x.mean(dim=(2, 3))
+        return pooled

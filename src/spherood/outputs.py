@@ -1,0 +1,23 @@
+"""What a model says about a batch of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """Feature, embedding and logits of B images; what a model does not have is None.
+
+    feature (B, F): the encoder's output before any head, not normalised; published scores read it.
+    embedding (B, D): the projection head's output, unit length; contrastive losses read it.
+    logits (B, C): of a classifier on the feature.
+    layers: features of inner layers, each (B, F_i).
+    """
+
+    feature: Tensor
+    embedding: Tensor | None = None
+    logits: Tensor | None = None
+    layers: tuple[Tensor, ...] | None = None

@@ -1,0 +1,50 @@
+"""The page's content from evaluations: what a reader of one run, or of several side by side, wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spherood.benchmark.evaluation import Evaluated
+from spherood.report.content import Content
+from spherood.report.examples import id_like_ood, ood_like_id
+
+DRAWN = ("loss", "compactness", "dispersion", "lr")
+
+
+def describe(
+    evaluated: Sequence[Evaluated],
+    chosen: tuple[str, str],
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    next_steps: Sequence[str],
+) -> Content:
+    """`chosen`: (model, score) in the bundle. `logs`: model -> rows of its metrics.jsonl."""
+    model, score = chosen
+    shipped = next(one for one in evaluated if one.evaluation.model == model)
+    result, protocol = shipped.evaluation.scores[score], shipped.protocol
+    sets = ", ".join(f"{name} ({len(stored.images):,})" for name, stored in shipped.ood.items())
+    unreadable = sum(len(stored.unreadable) for stored in (shipped.train, shipped.test, *shipped.ood.values()))
+    return Content(
+        title=" · ".join(one.evaluation.model for one in evaluated),
+        lead=protocol.about,
+        facts=[
+            ("protocol", f"{protocol.name}, version {protocol.version}"),
+            ("classes", ", ".join(shipped.subject.classes[:20]) + (" …" if len(shipped.subject.classes) > 20 else "")),
+            ("ID training images", f"{len(shipped.train.images):,}"),
+            ("ID images that calibrate", f"{len(result.held_out_score):,}"),
+            ("ID test images", f"{len(shipped.test.images):,}"),
+            ("OOD images", sets),
+            ("resize", f"{shipped.subject.preprocess.resize} to {shipped.subject.preprocess.size} px"),
+            ("unreadable images, skipped", f"{unreadable:,}"),
+            ("in the bundle", f"{model}, {score}"),
+        ],
+        evaluations=[one.evaluation for one in evaluated],
+        chosen=chosen,
+        ood_like_id=ood_like_id(shipped, score),
+        id_like_ood=id_like_ood(shipped, score),
+        history={
+            name: [{key: float(row[key]) for key in ("epoch", *DRAWN) if key in row} for row in rows]
+            for name, rows in logs.items()
+        },
+        next_steps=next_steps,
+    )

@@ -1,0 +1,7 @@
+"""Recipe, schedule, loop, checkpoint."""
+
+from spherood.training.checkpoint import Checkpoint
+from spherood.training.engine import train
+from spherood.training.recipe import Recipe, load_recipe
+
+__all__ = ["Checkpoint", "Recipe", "load_recipe", "train"]

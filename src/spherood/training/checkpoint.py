@@ -1,0 +1,98 @@
+"""A training run's state in one file: weights, prototypes, optimiser, position. Whole or absent; nothing executes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spherood.errors import CheckpointError
+from spherood.files import written_aside
+from spherood.models import Model, build_model
+from spherood.schema import parse, write_yaml
+from spherood.training.recipe import Recipe
+
+FORMAT = 1
+LAST = Path("checkpoints", "last.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands: `epoch` epochs and `step` steps of the next one are done."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    epoch: int
+    step: int
+    model: Mapping[str, Any]
+    losses: Mapping[str, Any]
+    optimiser: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write aside, flush, rename."""
+        content = {
+            "format": FORMAT,
+            "recipe": write_yaml(self.recipe),
+            "classes": list(self.classes),
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": dict(self.model),
+            "losses": dict(self.losses),
+            "optimiser": dict(self.optimiser),
+        }
+        with written_aside(path) as aside:
+            torch.save(content, aside)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read one back, on the CPU. CheckpointError where the file is absent, damaged or none of ours."""
+        import yaml
+
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"No checkpoint at {path}. Train first: spherood train --recipe R --run NAME"
+            ) from None
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path}: not a readable checkpoint ({reason}). Is the file whole?") from None
+        names = ("recipe", "classes", "epoch", "step", "model", "losses", "optimiser")
+        absent = [name for name in names if not isinstance(content, dict) or name not in content]
+        if absent:
+            raise CheckpointError(f"{path}: lacks {', '.join(absent)}. It was not written by spherood train.")
+        if content.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {content.get('format')}, this version reads {FORMAT}. Update spherood."
+            )
+        recipe = parse(Recipe, yaml.safe_load(content["recipe"]), str(path))
+        return cls(recipe, tuple(content["classes"]), *(content[name] for name in names[2:]))
+
+    def build_model(self) -> Model:
+        """The trained model; CheckpointError lists the keys that differ."""
+        model = build_model(self.recipe.model, len(self.classes), self.recipe.seed)
+        load_state(model, self.model, "the model")
+        return model
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
+    """Load every key, no more and no fewer; CheckpointError lists what is missing, unknown or of another shape."""
+    own = module.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].numel() and state[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(
+            f"The checkpoint does not fit {what}: {'; '.join(problems[:8])}{more}. Was it made with another recipe?"
+        )
+    module.load_state_dict(dict(state))

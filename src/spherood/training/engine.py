@@ -1,0 +1,277 @@
+"""One training loop for every objective: it knows what a loss reads and how many views it wants, and no loss by name.
+
+The training set lies on the device as uint8; the views of a batch are made there in one go. What happens in a step
+depends on (recipe, epoch, step) alone, so an interrupted run that goes on gives the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import spherood
+from spherood.data.tensors import standardise
+from spherood.data.views import apply, plan
+from spherood.errors import CheckpointError, ConfigError, TrainingError, optional
+from spherood.files import write_json, write_text
+from spherood.models import Model, build_model, infer
+from spherood.progress import progress
+from spherood.schema import write_yaml
+from spherood.training.checkpoint import LAST, Checkpoint, load_state
+from spherood.training.log import append_log, cut_log
+from spherood.training.pixels import TrainingSet, load_pixels
+from spherood.training.recipe import Recipe
+
+LOG_STEPS = 25  # between two readings of the loss: each waits for the device
+INFERENCE_BATCH = 128
+
+
+@dataclass
+class State:
+    """What changes during a run."""
+
+    model: Model
+    losses: nn.ModuleList
+    optimiser: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0  # of the running epoch
+
+
+def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device: str = "auto") -> Checkpoint:
+    """Train a recipe into the folder `run`, with data paths against `data`; returns the last checkpoint.
+
+    ConfigError where the recipe contradicts itself, DataError for its data, CheckpointError where `resume` does not
+    fit, TrainingError where the loss is no longer finite or the user stopped it; the last checkpoint then stays.
+    """
+    fabric = optional("lightning_fabric", "train", "Training").Fabric(
+        accelerator=device, devices=1, precision=recipe.training.precision
+    )
+    before = _checkpoint_to_resume(recipe, run) if resume else None
+    if not resume and (run / LAST).exists():
+        raise ConfigError(f"{run}: holds a trained run. Choose another --run, or go on with it by --resume.")
+    examples = load_pixels(recipe.data.load(data), recipe.preprocess)
+    if before is not None and before.classes != examples.classes:
+        raise CheckpointError(f"{run}: trained on classes {before.classes}, the data now has {examples.classes}.")
+
+    state = _new_state(recipe, len(examples.classes))
+    state.model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state.losses.to(fabric.device)
+    if before is not None:
+        load_state(state.model, before.model, "the model")
+        load_state(state.losses, before.losses, "the losses")
+        state.optimiser.load_state_dict(dict(before.optimiser))
+        state.epoch, state.step = before.epoch, before.step
+    else:
+        _start_losses(state, examples, recipe)
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "recipe.yaml", write_yaml(recipe))
+    write_json(run / "environment.json", _environment(fabric.device))
+    steps_per_epoch = -(-len(examples.label) // recipe.training.batch)
+    cut_log(run, state.epoch * steps_per_epoch + state.step)
+    _loop(fabric, recipe, state, examples, run)
+    return _save(recipe, state, examples, run)
+
+
+def _checkpoint_to_resume(recipe: Recipe, run: Path) -> Checkpoint:
+    before = Checkpoint.load(run / LAST)
+    if before.recipe != recipe:
+        ours, theirs = recipe.model_dump(), before.recipe.model_dump()
+        different = [key for key in ours if ours[key] != theirs[key]]
+        raise CheckpointError(
+            f"{run}: was trained with another recipe (different: {', '.join(different)}). Resume with the recipe in "
+            f"{run / 'recipe.yaml'}, or choose another --run."
+        )
+    return before
+
+
+def _new_state(recipe: Recipe, classes: int) -> State:
+    model = build_model(recipe.model, classes, recipe.seed)
+    losses = nn.ModuleList([term.build(classes, recipe.model.dim) for term in recipe.loss])
+    for term, loss in zip(recipe.loss, losses, strict=True):
+        if reads(loss) == "embedding" and model.head is None:
+            raise ConfigError(f"loss {term.use}: reads the embedding, but the model has no head. Set model.head: mlp.")
+        if reads(loss) == "logits" and model.classifier is None:
+            raise ConfigError(f"loss {term.use}: reads logits. Set model.classifier: true.")
+    optimiser = torch.optim.SGD(
+        [*model.parameters(), *losses.parameters()],
+        lr=recipe.schedule.lr,
+        momentum=recipe.optimiser.momentum,
+        nesterov=recipe.optimiser.nesterov and recipe.optimiser.momentum > 0,
+        weight_decay=recipe.optimiser.weight_decay,
+    )
+    return State(model, losses, optimiser)
+
+
+def _start_losses(state: State, examples: TrainingSet, recipe: Recipe) -> None:
+    """Let losses that want it see the whole training set once, without views, before the first step."""
+
+    def batches(part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        with progress(f"starting {part}s", len(examples.label)) as advance:
+            for pixels, label in zip(
+                examples.pixels.split(INFERENCE_BATCH), examples.label.split(INFERENCE_BATCH), strict=True
+            ):
+                yield getattr(infer(state.model, pixels, recipe.preprocess), part), label
+                advance(len(label))
+
+    for loss in state.losses:
+        start = getattr(loss, "start", None)
+        if callable(start):
+            start(batches(reads(loss)))
+
+
+def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> None:
+    views = max(int(getattr(loss, "views", 2)) for loss in state.losses)
+    pixels = examples.pixels.permute(0, 3, 1, 2).contiguous().to(fabric.device)  # (N, 3, S, S)
+    images, batch = len(pixels), recipe.training.batch
+    steps_per_epoch = -(-images // batch)
+    steps = steps_per_epoch * recipe.training.epochs
+    model, optimiser = fabric.setup(state.model, state.optimiser)
+    done = min((state.epoch * steps_per_epoch + state.step) * batch, images * recipe.training.epochs)
+    with _stop_signals() as stopped, progress(recipe.name, images * recipe.training.epochs, done=done) as advance:
+        log = _Log(run, steps_per_epoch)
+        while state.epoch < recipe.training.epochs:
+            model.train()
+            order = np.random.default_rng([recipe.seed, state.epoch]).permutation(images)
+            for number in range(state.step, steps_per_epoch):
+                rows = order[number * batch : (number + 1) * batch]
+                step = state.epoch * steps_per_epoch + number
+                optimiser.param_groups[0]["lr"] = recipe.schedule.at(step, steps, steps_per_epoch)
+                x = _views(recipe, pixels, rows, state.epoch, views)
+                outputs = model(x)
+                label = examples.label[rows].repeat(views)  # stays on the host, see CIDER
+                terms = [loss(getattr(outputs, reads(loss)), label) for loss in state.losses]
+                total = sum(term.times * part.total for term, part in zip(recipe.loss, terms, strict=True))
+                optimiser.zero_grad(set_to_none=True)
+                fabric.backward(total)
+                optimiser.step()
+
+                state.step = number + 1
+                log.add(len(rows), total, {k: v for part in terms for k, v in part.parts.items()})
+                if state.step % LOG_STEPS == 0 or state.step == steps_per_epoch:
+                    log.write(state.epoch, state.step, optimiser.param_groups[0]["lr"])
+                advance(len(rows), log.note)
+                if stopped and state.step < steps_per_epoch:
+                    _save(recipe, state, examples, run)
+                    raise TrainingError(_stopped_message(run, state, recipe))
+            state.epoch, state.step = state.epoch + 1, 0
+            _save(recipe, state, examples, run)
+            if stopped and state.epoch < recipe.training.epochs:
+                raise TrainingError(_stopped_message(run, state, recipe))
+
+
+def _views(recipe: Recipe, pixels: Tensor, rows: np.ndarray[Any, Any], epoch: int, views: int) -> Tensor:
+    """Views of the images `rows`, view after view: (views x B, 3, S, S), normalised, channels last."""
+    images = pixels[torch.from_numpy(rows).to(pixels.device)]
+    height, width = images.shape[2:]
+    plans = [plan(recipe.views, recipe.seed, epoch, rows, view, height, width) for view in range(views)]
+    x = torch.cat([apply(images, what, recipe.preprocess.size) for what in plans])
+    return standardise(x, recipe.preprocess).contiguous(memory_format=torch.channels_last)
+
+
+def _save(recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> Checkpoint:
+    checkpoint = Checkpoint(
+        recipe,
+        examples.classes,
+        state.epoch,
+        state.step,
+        state.model.state_dict(),
+        state.losses.state_dict(),
+        state.optimiser.state_dict(),
+    )
+    checkpoint.save(run / LAST)
+    return checkpoint
+
+
+class _Log:
+    """Sums loss terms on the device between two readings."""
+
+    def __init__(self, run: Path, steps_per_epoch: int) -> None:
+        self.run, self.steps_per_epoch, self.note = run, steps_per_epoch, ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.images = 0
+        self.since = time.monotonic()
+
+    def add(self, images: int, total: Tensor, parts: dict[str, Tensor]) -> None:
+        for name, value in {"loss": total, **parts}.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    def write(self, epoch: int, step: int, lr: float) -> None:
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        if not isfinite(means["loss"]):
+            raise TrainingError(
+                f"The loss is {means['loss']} in epoch {epoch + 1}, near step {step}. Try a smaller schedule.lr, or "
+                f"precision 32-true. The last good checkpoint stays at {self.run / LAST}."
+            )
+        row: dict[str, float | int] = {
+            "step": epoch * self.steps_per_epoch + step,
+            "epoch": round(epoch + step / self.steps_per_epoch, 4),
+            **means,
+            "lr": lr,
+            "images_per_second": round(self.images / max(time.monotonic() - self.since, 1e-9), 1),
+        }
+        append_log(self.run, row)
+        self.note = f"loss {means['loss']:.3f}"
+        self._reset()
+
+
+def reads(loss: nn.Module) -> str:
+    """Which part of Outputs a loss wants."""
+    return str(getattr(loss, "reads", "embedding"))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that is no longer empty once Ctrl-C or SIGTERM asked to stop; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped_message(run: Path, state: State, recipe: Recipe) -> str:
+    return (
+        f"Stopped after {state.epoch} of {recipe.training.epochs} epochs and {state.step} steps; all of it is kept in "
+        f"{run / LAST}. Go on with: spherood train --recipe {run / 'recipe.yaml'} --run {run.name} --resume"
+    )
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "spherood": spherood.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
