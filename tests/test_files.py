@@ -28,6 +28,14 @@ def test_until_the_writer_is_done_the_old_file_stands(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_who_has_the_old_file_open_reads_on_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "score.txt"
+    write_text(path, "old")
+    with path.open() as reader:  # a copy into the old file would change it under the reader, half at first
+        write_text(path, "new")
+        assert reader.read() == "old"
+
+
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "score.txt"
     write_text(path, "old")

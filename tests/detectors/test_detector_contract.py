@@ -77,6 +77,7 @@ def test_half_precision_counts_as_the_numbers_it_holds(spec: tuple[str, dict[str
     (x, label), query = known(90), known(20, 1)[0].to(dtype)
     halved, widened = make(spec).fit(x.to(dtype), label), make(spec).fit(x.to(dtype).float(), label)
     assert torch.equal(halved.score(query), widened.score(query.float()))
+    assert [rows.dtype for rows, _ in make(spec).batches(x.to(dtype), label)] == [torch.float32]
 
 
 @EVERY
@@ -109,11 +110,11 @@ def test_arrays_tensors_and_outputs_score_the_same(spec: tuple[str, dict[str, An
 def test_read_only_maps_and_reversed_views_are_read(spec: tuple[str, dict[str, Any]]) -> None:
     x, label = (part.numpy() for part in known(90))
     expected = make(spec).fit(x, label).score(x[:9])
+    reversed_score = make(spec).fit(x[::-1], label[::-1]).score(x[8::-1]).flip(0)
+    torch.testing.assert_close(reversed_score, expected, rtol=1e-5, atol=1e-6)
     for array in (x, label):
         array.flags.writeable = False
     assert torch.equal(make(spec).fit(x, label).score(x[:9]), expected)
-    reversed_score = make(spec).fit(x[::-1], label[::-1]).score(x[8::-1]).flip(0)
-    torch.testing.assert_close(reversed_score, expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

@@ -70,6 +70,7 @@ def test_half_precision_rows_are_computed_in_float32_at_least(name: str, dtype: 
     expected, expected_gradient = step(make(name).double(), half.double(), label)
     torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-2, atol=1e-3)
+    assert make(name).to(dtype)(half, label).total.dtype == torch.float32  # the whole module in half precision
 
 
 @EVERY

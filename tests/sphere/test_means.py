@@ -50,3 +50,9 @@ def test_means_hold_no_gradient() -> None:
     means = ClassMeans()
     means.add(torch.ones(2, 3, requires_grad=True), torch.tensor([0, 1]))
     assert not means.mean.requires_grad
+
+
+def test_the_direction_of_a_mean_has_length_one() -> None:
+    means = ClassMeans()
+    means.add(torch.tensor([[6.0, 0.0], [0.0, 8.0], [0.0, -2.0]]), torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(means.direction, torch.tensor([[0.6, 0.8], [0.0, -1.0]], dtype=torch.float64))

@@ -74,8 +74,8 @@ def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureSto
     train.check_classes("evaluation")
     if train.classes != subject.classes:
         raise DataError(
-            f"{protocol.name}: the model knows {len(subject.classes)} classes ({_few(subject.classes)}), the protocol's ID "
-            f"set has {len(train.classes)} ({_few(train.classes)}). Choose the protocol the model was trained for."
+            f"{protocol.name}: the model knows {len(subject.classes)} classes ({_few(subject.classes)}), the ID set of "
+            f"this protocol has {len(train.classes)} ({_few(train.classes)}). Choose another protocol."
         )
     ood = {name: source.load(data, name) for name, (_, source) in protocol.ood.items() if _present(source.where(data))}
     kinds = {name: kind for name, (kind, _) in protocol.ood.items()}

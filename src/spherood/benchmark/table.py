@@ -34,7 +34,7 @@ def header(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
-    """A row per model and score, in percent, near / far; "–" where the model has no such score, "*" where incomplete."""
+    """A row per model and score, in percent, near / far; "–": the model lacks the score, "*": incomplete mean."""
     found = []
     for evaluation in evaluations:
         id_accuracy = f"{100 * max(evaluation.accuracy.values()):.1f}" if evaluation.accuracy else "–"

@@ -33,8 +33,11 @@ def read_arrays(path: Path, labels: Path | None = None, name: str | None = None)
 
 def _load(path: Path) -> NDArray[Any]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where --data points.") from None
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: not a NumPy array file: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{path}: holds several arrays. Save the one of the images with numpy.save.")
+    return found

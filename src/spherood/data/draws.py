@@ -18,7 +18,8 @@ def uniform(seed: int, epoch: int, image: NDArray[np.int64], view: int, numbers:
     for part in (seed, epoch, view):
         key = _mix(np.add(key, part, dtype=np.uint64))
     keys = _mix(key + image.astype(np.uint64))  # (B,)
-    bits = _mix(keys[:, None] + np.arange(numbers, dtype=np.uint64))
+    number: NDArray[np.uint64] = np.arange(numbers, dtype=np.uint64)
+    bits = _mix(keys[:, None] + number)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -57,7 +57,7 @@ class ImageSet:
         """One of three disjoint parts (60 / 20 / 20 % of every class), the same ones at every call."""
         low, high = PARTS[part]
         order = np.random.default_rng(0).permutation(len(self))
-        chosen = []
+        chosen = [order[:0]]  # concatenate wants one, even for a set without images
         for label in np.unique(self.label):
             rows = order[self.label[order] == label]
             chosen.append(rows[round(low * len(rows)) : round(high * len(rows))])
@@ -70,7 +70,7 @@ class ImageSet:
                 f"{self.name}: {purpose} needs at least two classes, found {len(self.classes)}. "
                 "Put the images of each class into a folder of its own, or label them."
             )
-        if self.label.min() < 0 or self.label.max() >= len(self.classes):
+        if self.label.min(initial=0) < 0 or self.label.max(initial=0) >= len(self.classes):
             raise DataError(
                 f"{self.name}: labels run {self.label.min()}..{self.label.max()}, expected 0..{len(self.classes) - 1}."
             )

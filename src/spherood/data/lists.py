@@ -11,7 +11,9 @@ from spherood.errors import DataError
 
 
 def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
-    """The images of a list, in its order, resolved against `root`; a class is named by the folder of its first image.
+    """The images of a list, in its order, resolved against `root`.
+
+    A class is named by the folder of its first image, or by its number where two classes would get one name.
 
     DataError names the line where the list is unreadable, and the file where one is missing.
     """
@@ -19,12 +21,14 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such image list. Check the path, or where --data points.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not an image list: {error}") from None
     names, labels = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         image, _, label = line.strip().rpartition(" ")
-        if not image or not label.removeprefix("-").isdigit():
+        if not image or not (label == "-1" or label.isdecimal()):
             raise DataError(f"{path}, line {number}: expected 'relative/path.png LABEL', got '{line[:80]}'.")
         names.append(image)
         labels.append(int(label))
@@ -37,4 +41,6 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
     numbers = np.array(labels, dtype=np.int64)
     first = {labels[row]: Path(names[row]).parent.name for row in reversed(range(len(names)))}
     classes = tuple(first.get(number, str(number)) for number in range(int(numbers.max()) + 1))
+    if len(set(classes)) < len(classes):
+        classes = tuple(str(number) for number in range(len(classes)))
     return ImageSet(name or path.stem, files, numbers, names, classes)

@@ -59,5 +59,7 @@ class Source(Strict):
         if self.part is not None:
             images = images.part(self.part)
         if self.count is not None and len(images) != self.count:
-            raise DataError(f"{self.where(data)}: holds {len(images):,} images, expected {self.count:,}.")
+            raise DataError(
+                f"{self.where(data) or images.name}: holds {len(images):,} images, expected {self.count:,}."
+            )
         return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from spherood.training.recipe import Recipe
 
 FORMAT = 1
 LAST = Path("checkpoints", "last.pt")
+UNREADABLE = (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ class Checkpoint:
         import yaml
 
         try:
+            with zipfile.ZipFile(path) as whole:
+                if damaged := whole.testzip():  # torch.load does not look at the checksums
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
             content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise CheckpointError(
                 f"No checkpoint at {path}. Train first: spherood train --recipe R --run NAME"
             ) from None
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path}: not a readable checkpoint ({reason}). Is the file whole?") from None
         names = ("recipe", "classes", "epoch", "step", "model", "losses", "optimiser")

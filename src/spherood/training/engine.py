@@ -6,6 +6,7 @@ depends on (recipe, epoch, step) alone, so an interrupted run that goes on gives
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
@@ -26,7 +27,7 @@ from spherood.data.tensors import standardise
 from spherood.data.views import apply, plan
 from spherood.errors import CheckpointError, ConfigError, TrainingError, optional
 from spherood.files import write_json, write_text
-from spherood.models import Model, build_model, infer
+from spherood.models import Model, build_model, choose_device, infer
 from spherood.progress import progress
 from spherood.schema import write_yaml
 from spherood.training.checkpoint import LAST, Checkpoint, load_state
@@ -55,9 +56,7 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
     ConfigError where the recipe contradicts itself, DataError for its data, CheckpointError where `resume` does not
     fit, TrainingError where the loss is no longer finite or the user stopped it; the last checkpoint then stays.
     """
-    fabric = optional("lightning_fabric", "train", "Training").Fabric(
-        accelerator=device, devices=1, precision=recipe.training.precision
-    )
+    fabric = _fabric(choose_device(device), recipe.training.precision)
     before = _checkpoint_to_resume(recipe, run) if resume else None
     if not resume and (run / LAST).exists():
         raise ConfigError(f"{run}: holds a trained run. Choose another --run, or go on with it by --resume.")
@@ -82,6 +81,13 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
     cut_log(run, state.epoch * steps_per_epoch + state.step)
     _loop(fabric, recipe, state, examples, run)
     return _save(recipe, state, examples, run)
+
+
+def _fabric(device: torch.device, precision: str) -> Any:
+    library = optional("lightning_fabric", "train", "Training")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets on stderr
+    devices = [device.index] if device.type == "cuda" else 1
+    return library.Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
 def _checkpoint_to_resume(recipe: Recipe, run: Path) -> Checkpoint:
@@ -163,6 +169,7 @@ def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run:
                     log.write(state.epoch, state.step, optimiser.param_groups[0]["lr"])
                 advance(len(rows), log.note)
                 if stopped and state.step < steps_per_epoch:
+                    log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
                     _save(recipe, state, examples, run)
                     raise TrainingError(_stopped_message(run, state, recipe))
             state.epoch, state.step = state.epoch + 1, 0
@@ -212,13 +219,20 @@ class _Log:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps, self.images = self.steps + 1, self.images + images
 
-    def write(self, epoch: int, step: int, lr: float) -> None:
+    def means(self, epoch: int, step: int) -> dict[str, float]:
+        """Since the last reading; TrainingError where the loss is no longer finite."""
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
-        if not isfinite(means["loss"]):
+        if not isfinite(means.get("loss", 0.0)):
+            last = self.run / LAST
+            kept = f"The last good checkpoint stays at {last}." if last.exists() else "There is no checkpoint yet."
             raise TrainingError(
                 f"The loss is {means['loss']} in epoch {epoch + 1}, near step {step}. Try a smaller schedule.lr, or "
-                f"precision 32-true. The last good checkpoint stays at {self.run / LAST}."
+                f"precision 32-true. {kept}"
             )
+        return means
+
+    def write(self, epoch: int, step: int, lr: float) -> None:
+        means = self.means(epoch, step)
         row: dict[str, float | int] = {
             "step": epoch * self.steps_per_epoch + step,
             "epoch": round(epoch + step / self.steps_per_epoch, 4),

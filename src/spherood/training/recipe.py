@@ -89,4 +89,7 @@ def _apply(content: dict[str, Any], change: str) -> None:
         content = content.setdefault(key, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {change}: '{key}' holds no keys of its own.")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {change}: cannot read the value '{value}'. Write it as in YAML.") from None

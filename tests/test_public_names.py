@@ -1,0 +1,87 @@
+"""The public surface is a promise: names, the order of parameters, defaults, and what must be given by keyword."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import pytest
+import torch
+
+import spherood as so
+
+SURFACE = "Bundle Outputs Verdict calibration data detectors losses metrics models sphere training"
+SIGNATURES = {
+    "losses.CIDER": "(*, classes, dim=128, temperature=0.1, momentum=0.95, compactness_weight=2.0, "
+    "base_temperatures=(0.07, 0.1), seed=0)",
+    "losses.SupCon": "(*, temperature=0.1, base_temperature=0.07)",
+    "losses.CrossEntropy": "()",
+    "losses.Terms": "(total, parts=<factory>)",
+    "detectors.KNN": "(*, k=50)",
+    "detectors.Mahalanobis": "(*, covariance='tied', unit=False, shrinkage=None)",
+    "detectors.MSP": "()",
+    "detectors.Detector.fit": "(self, x, label=None, classifier=None)",
+    "detectors.Detector.score": "(self, x)",
+    "Outputs": "(feature, embedding=None, logits=None, layers=None)",
+    "metrics.auroc": "(id_score, ood_score)",
+    "metrics.aupr_in": "(id_score, ood_score)",
+    "metrics.aupr_out": "(id_score, ood_score)",
+    "metrics.average_precision": "(id_score, ood_score, positive='id')",
+    "metrics.fpr_id_at_ood95": "(id_score, ood_score, rule=None)",
+    "metrics.fpr_ood_at_id95": "(id_score, ood_score, rule=None)",
+    "metrics.accuracy": "(predicted, label)",
+    "calibration.threshold": "(held_out_score, false_alarm_rate=0.05, confidence=0.95, method='conditional')",
+    "calibration.p_values": "(held_out_score, score)",
+    "Bundle.load": "(folder)",
+    "Bundle.predict": "(self, images, false_alarm_rate=None)",
+    "Verdict": "(is_ood, score, p_value, threshold, nearest_class, neighbours, reason)",
+}
+
+
+def signature(thing: Callable[..., Any]) -> str:
+    """Without annotations; a class that takes over its base's constructor, which for a module takes anything, is ()."""
+    own = not isinstance(thing, type) or {"__init__", "__new__"} & vars(thing).keys()
+    parameters = inspect.signature(thing).parameters.values() if own else ()
+    return str(inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_signature_stays_as_it_was_promised(name: str) -> None:
+    assert signature(attrgetter(name)(so)) == SIGNATURES[name]
+
+
+def test_the_package_offers_these_names_and_each_is_there() -> None:
+    assert so.__all__ == SURFACE.split()
+    assert {*so.__all__, "__version__"} <= set(dir(so))
+    assert all(getattr(so, name) is not None for name in so.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'spherood' has no attribute 'detector'"):
+        so.detector  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("room", ["losses", "detectors", "metrics", "calibration"])
+def test_a_room_offers_what_it_lists(room: str) -> None:
+    offered = getattr(so, room)
+    promised = {name.split(".")[1] for name in SIGNATURES if name.startswith(f"{room}.")}
+    assert promised <= set(offered.__all__)
+    assert all(hasattr(offered, name) for name in offered.__all__)
+
+
+def test_what_others_read_off_cider_and_its_terms_is_there() -> None:
+    cider = so.losses.CIDER(classes=10)
+    assert dict(cider.named_buffers())["prototypes"].shape == (10, 128)
+    terms = cider(torch.nn.functional.normalize(torch.randn(4, 128)), torch.arange(4))
+    assert set(terms.parts) == {"compactness", "dispersion"}
+    assert terms.total.shape == ()
+
+
+def test_importing_the_package_loads_no_room() -> None:
+    code = "import sys, spherood; print([name for name in sys.modules if name.startswith(('spherood.', 'torch'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
