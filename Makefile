@@ -46,12 +46,14 @@ clean: ## remove .venv and what the tools left
 
 $(VENV)/demo: pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e '.[demo]'
+	@echo "installing into $(VENV), a minute or two:"
+	$(RUN) -m pip install -qq -c constraints.txt -e '.[demo]'
 	@echo "$(CURDIR)" > $(VENV)/made-in
 	@touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
+	@echo "installing into $(VENV), a minute or two:"
+	$(RUN) -m pip install -qq -c constraints.txt -e '.[dev]'
 	@echo "$(CURDIR)" > $(VENV)/made-in
 	@touch $(VENV)/demo $@

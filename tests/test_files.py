@@ -82,3 +82,21 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_hash_is_that_of_the_standard(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_a_killed_process_left_is_swept_up_by_the_next_writer(tmp_path: Path) -> None:
+    dead = tmp_path / ".a.json.999999999.part"
+    ours = tmp_path / f".a.json.{os.getppid()}.part"  # of a process that runs
+    other = tmp_path / ".b.json.999999999.part"
+    for left in (dead, ours, other):
+        left.write_text("half")
+    write_text(tmp_path / "a.json", "whole")
+    assert [left.exists() for left in (dead, ours, other)] == [False, True, True]
+
+
+def test_a_file_written_by_a_library_gets_the_permissions_of_any_other(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "private") as aside:
+        aside.write_text("x")
+        aside.chmod(0o600)
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode

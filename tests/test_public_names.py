@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +84,14 @@ def test_what_others_read_off_cider_and_its_terms_is_there() -> None:
 
 
 def test_importing_the_package_loads_no_room() -> None:
-    code = "import sys, spherood; print([name for name in sys.modules if name.startswith(('spherood.', 'torch'))])"
+    code = "import sys, spherood; print(*(name for name in sys.modules if name.startswith(('spherood.', 'torch'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout.split() == ["spherood.version"]
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    root = Path(__file__).parents[1]
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (\S+)$", citation, re.M) == [so.__version__]
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+),", changes, re.M)[0] == so.__version__

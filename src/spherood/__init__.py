@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from spherood.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from spherood import calibration, data, detectors, losses, metrics, models, sphere, training
     from spherood.bundle import Bundle, Verdict
     from spherood.outputs import Outputs
 
-__version__ = "0.1.0"
 __all__ = [
     "Bundle",
     "Outputs",

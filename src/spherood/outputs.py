@@ -21,3 +21,12 @@ class Outputs(NamedTuple):
     embedding: Tensor | None = None
     logits: Tensor | None = None
     layers: tuple[Tensor, ...] | None = None
+
+    def rows(self, start: int, stop: int) -> Outputs:
+        """The images start..stop-1."""
+        return Outputs(
+            self.feature[start:stop],
+            None if self.embedding is None else self.embedding[start:stop],
+            None if self.logits is None else self.logits[start:stop],
+            None if self.layers is None else tuple(layer[start:stop] for layer in self.layers),
+        )

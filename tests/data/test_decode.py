@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -80,18 +79,17 @@ def test_a_picture_too_large_to_be_one_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".tif", ".webp", ".ppm"])
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of strange headers
 def test_damage_anywhere_gives_a_picture_or_an_image_error_and_nothing_else(tmp_path: Path, suffix: str) -> None:
     path = save(Image.fromarray(COLOUR), tmp_path / f"a{suffix}")
     whole, draw, refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(150):
+    for _ in range(60):
         broken = bytearray(whole)
         for _ in range(draw.choice([1, 5, 20])):
             broken[draw.randrange(len(broken))] = draw.randrange(256)
         path.write_bytes(broken)
         try:
-            with warnings.catch_warnings(action="ignore"):
-                assert read_rgb(path).mode == "RGB"
+            assert read_rgb(path).mode == "RGB"
         except ImageError:
             refused += 1
     assert refused > 5

@@ -29,6 +29,15 @@ def test_a_list_is_read_in_its_order_and_classes_are_named_by_folders(tmp_path: 
     assert found.name == "val_pets"
 
 
+def test_of_several_folders_the_first_names_the_class(tmp_path: Path, picture: Picture) -> None:
+    for name in ("cat/1.png", "dog/2.png", "kitten/3.png"):
+        picture(name)
+    assert read_list(write(tmp_path, "cat/1.png 0", "dog/2.png 1", "kitten/3.png 0"), tmp_path).classes == (
+        "cat",
+        "dog",
+    )
+
+
 def test_classes_that_folders_do_not_tell_apart_keep_their_numbers(tmp_path: Path, picture: Picture) -> None:
     picture("train/a.png")
     picture("train/b.png")

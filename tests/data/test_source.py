@@ -66,3 +66,15 @@ def test_two_places_or_none_are_refused(places: dict[str, str]) -> None:
 def test_a_mistyped_key_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"there is no key 'foldre' here\. Did you mean 'folder'\?"):
         source(foldre="pets")
+
+
+def test_a_list_is_present_when_one_of_its_images_is(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a/1.png 0\na/2.png 0\n")
+    source = Source.model_validate({"list": "list.txt"})
+    assert not source.present(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "2.png").write_bytes(b"x")
+    assert source.present(tmp_path)
+    assert not Source(folder="b").present(tmp_path)
+    assert Source(folder="a").present(tmp_path)
+    assert Source(sample="noise").present(tmp_path)

@@ -20,7 +20,6 @@ from spherood.detectors import Detector
 from spherood.errors import ConfigError, DataError
 from spherood.features import FeatureStore, Stored
 from spherood.models import Model
-from spherood.outputs import Outputs
 from spherood.progress import progress
 from spherood.sphere import ClassMeans, normalize
 
@@ -45,6 +44,7 @@ class Evaluated:
     subject: Subject
     protocol: Protocol
     train: Stored
+    validation: Stored
     test: Stored
     ood: Mapping[str, Stored]
     detectors: Mapping[str, Detector]
@@ -77,7 +77,9 @@ def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureSto
             f"{protocol.name}: the model knows {len(subject.classes)} classes ({_few(subject.classes)}), the ID set of "
             f"this protocol has {len(train.classes)} ({_few(train.classes)}). Choose another protocol."
         )
-    ood = {name: source.load(data, name) for name, (_, source) in protocol.ood.items() if _present(source.where(data))}
+    _check_labels(test, train.classes, protocol.name)
+    calibration.exceedances_or_refuse(len(validation), protocol.false_alarm_rate, protocol.confidence)
+    ood = {name: source.load(data, name) for name, (_, source) in protocol.ood.items() if source.present(data)}
     kinds = {name: kind for name, (kind, _) in protocol.ood.items()}
 
     def read(images: ImageSet) -> Stored:
@@ -90,6 +92,7 @@ def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureSto
 
     train_, validation_, test_ = read(train), read(validation), read(test)
     ood_ = {name: read(images) for name, images in ood.items()}
+    train_.images.check_classes("evaluation")  # again: all images of a class may have been unreadable
     means = ClassMeans(len(train.classes))
     means.add(normalize(train_.outputs.feature), _labels(train_))
     class_mean = means.direction.float()
@@ -114,7 +117,7 @@ def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureSto
         unavailable=unavailable,
     )
     available = {text: detector for text, detector in detectors.items() if text in results}
-    return Evaluated(evaluation, subject, protocol, train_, test_, ood_, available, class_mean)
+    return Evaluated(evaluation, subject, protocol, train_, validation_, test_, ood_, available, class_mean)
 
 
 def _score_all(text: str, detector: Detector, sets: Mapping[str, Stored]) -> dict[str, Scores]:
@@ -123,8 +126,7 @@ def _score_all(text: str, detector: Detector, sets: Mapping[str, Stored]) -> dic
         for name, stored in sets.items():
             parts = []
             for start in range(0, len(stored.images), TILE):
-                rows = Outputs(*(None if x is None else x[start : start + TILE] for x in stored.outputs))  # type: ignore[arg-type]
-                parts.append(detector.score(rows).double().numpy())
+                parts.append(detector.score(stored.outputs.rows(start, start + TILE)).double().numpy())
                 advance(len(parts[-1]))
             scored[name] = np.concatenate(parts)
     return scored
@@ -164,12 +166,19 @@ def _metrics(id_score: Scores, ood_score: Scores, threshold: float) -> Metrics:
     )
 
 
+def _check_labels(test: ImageSet, classes: Sequence[str], protocol: str) -> None:
+    """DataError where a label means another class: a test folder that lacks one numbers the others anew."""
+    for label in np.unique(test.label[test.label >= 0]):  # a class that is named by its number is taken as it is
+        expected = classes[label] if label < len(classes) else "unknown"
+        if test.classes[label] not in (expected, str(label)) or label >= len(classes):
+            raise DataError(
+                f"{protocol}: class {label} is '{test.classes[label]}' in the ID test set and '{expected}' in the ID "
+                "training set. Give both the same folders, an empty one where there is no image."
+            )
+
+
 def _labels(stored: Stored) -> Tensor:
     return torch.from_numpy(stored.images.label)
-
-
-def _present(place: Path | None) -> bool:
-    return place is None or place.exists()
 
 
 def _few(names: Sequence[str]) -> str:

@@ -49,9 +49,9 @@ def rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
 
 
 def _mean(evaluation: Evaluation, result: ScoreResult, kind: Kind, metric: str) -> str:
-    if kind not in result.metrics:
-        return "–"
-    return f"{100 * getattr(result.metrics[kind], metric):.1f}" + "*" * (kind in evaluation.absent.values())
+    measured = result.metrics.get(kind)
+    figure = f"{100 * getattr(measured, metric):.1f}" if measured else "–"
+    return figure + "*" * (kind in evaluation.absent.values())
 
 
 def notes(evaluations: Sequence[Evaluation]) -> list[str]:

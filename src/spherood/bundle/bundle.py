@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import spherood
 from spherood import calibration, naming
 from spherood.bundle.manifest import FORMAT, Manifest, Promise, Score, read_manifest, write_bundle
 from spherood.bundle.verdict import Neighbour, Verdict, reason
@@ -32,6 +31,7 @@ from spherood.files import write_text
 from spherood.models import Model, ModelSettings, build_model, infer
 from spherood.schema import parse
 from spherood.sphere import nearest, normalize
+from spherood.version import __version__
 
 BATCH = 128
 NEIGHBOURS = 3
@@ -62,7 +62,7 @@ class Bundle:
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         manifest = Manifest(
             format=FORMAT,
-            spherood=spherood.__version__,
+            spherood=__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             classes=self.classes,
             model=self.settings.model_dump(mode="json"),
@@ -96,7 +96,9 @@ class Bundle:
         learned = load_file(files["detector"])
         detector = naming.build("detectors", manifest.score.use, manifest.score.with_)
         prefix = "detector."
-        detector.load_state_dict({key.removeprefix(prefix): value for key, value in learned.items() if prefix in key})
+        detector.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in learned.items() if key.startswith(prefix)}
+        )
         return cls(
             model=model,
             settings=settings,
@@ -121,6 +123,8 @@ class Bundle:
 
         ImageError names a file that cannot be read; CalibrationError as in `threshold`.
         """
+        if isinstance(images, str | Path | Image.Image):
+            raise ShapeError(f"Bundle.predict: expected a list of images, got one: {images}. Use predict([image]).")
         threshold = self.threshold(false_alarm_rate)
         verdicts: list[Verdict] = []
         remaining = iter(images)
@@ -158,6 +162,6 @@ def _picture(image: Picture) -> Image.Image:
         return read_rgb(Path(image))
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ShapeError(f"Bundle.predict: expected uint8 RGB arrays (H, W, 3), got {image.dtype} {image.shape}.")
     return Image.fromarray(image)

@@ -6,6 +6,7 @@ is at any moment either of the two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,9 @@ class Score(Strict):
 class Promise(Strict):
     """What the threshold was calibrated for; another rate can be asked for at any time."""
 
-    false_alarm_rate: float
-    confidence: float
-    held_out: int
+    false_alarm_rate: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    held_out: int = Field(ge=1)
 
 
 class File(Strict):
@@ -75,7 +76,8 @@ def write_bundle(folder: Path, manifest: Manifest, contents: dict[str, tuple[str
         fresh.replace(folder / name)
         files[role] = File(name=name, sha256=digest)
     manifest = manifest.model_copy(update={"files": files})
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
+    content = manifest.model_dump(mode="json", by_alias=True)
+    write_json(folder / MANIFEST, content | {"sha256": _seal(content)})
     current = {file.name for file in files.values()}
     for role, (suffix, _) in contents.items():
         for old in folder.glob(f"{role}-{'[0-9a-f]' * 16}{suffix}"):
@@ -96,6 +98,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: damaged: it is not the JSON of a bundle. Copy the bundle again.") from None
     if version != FORMAT:
         raise BundleError(f"{folder}: bundle format {version}, this version reads {FORMAT}. Update spherood.")
+    if content.pop("sha256", None) != _seal(content):
+        raise BundleError(f"{path} was altered (its hash differs). Copy the bundle again.")
     try:
         manifest = parse(Manifest, content, str(path))
     except ConfigError as error:
@@ -106,3 +110,8 @@ def read_manifest(folder: Path) -> Manifest:
         if sha256_of_file(folder / file.name) != file.sha256:
             raise BundleError(f"{folder}: {file.name} was altered (its hash differs). Copy the bundle again.")
     return manifest
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """The hash of the manifest's own content, whatever its spaces and line ends."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -32,7 +32,8 @@ class Verdict:
 
 def reason(is_ood: bool, below: float, nearest_class: str) -> str:
     """The sentence; `below` is the share of held-out ID scores under this one."""
-    share = f"{100 * below:.1f}".removesuffix(".0") + " %"
+    share = f"{min(100 * below, 99.9):.1f}".removesuffix(".0") + " %"  # 99.96 is not all of them
     if is_ood:
-        return f"farther from the training images than {share} of held-out images; nearest class: {nearest_class}"
+        than = "every held-out image" if below == 1 else f"{share} of held-out images"
+        return f"farther from the training images than {than}; nearest class: {nearest_class}"
     return f"within the range of held-out images ({share} of them lie nearer); nearest class: {nearest_class}"

@@ -2,6 +2,6 @@
 
 from spherood.calibration.exceedances import allowed_exceedances, least_held_out
 from spherood.calibration.p_value import p_values
-from spherood.calibration.thresholds import threshold
+from spherood.calibration.thresholds import exceedances_or_refuse, threshold
 
-__all__ = ["allowed_exceedances", "least_held_out", "p_values", "threshold"]
+__all__ = ["allowed_exceedances", "exceedances_or_refuse", "least_held_out", "p_values", "threshold"]

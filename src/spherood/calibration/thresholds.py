@@ -33,7 +33,16 @@ def threshold(
     they are too few; ConfigError unless both shares lie in (0, 1) and `method` is "conditional" or "marginal".
     """
     score = check_scores("Threshold", "held_out_score", held_out_score)
-    n = len(score)
+    place = len(score) - exceedances_or_refuse(len(score), false_alarm_rate, confidence, method) - 1  # counted from 0
+    partly_sorted: Scores = np.partition(score, place)
+    return float(partly_sorted[place])
+
+
+def exceedances_or_refuse(n: int, false_alarm_rate: float, confidence: float, method: str = "conditional") -> int:
+    """How many of n held-out scores may lie above the threshold; CalibrationError, with the way out, if n is too small.
+
+    It needs no score, so a promise that cannot be kept is refused before any work.
+    """
     above = allowed_exceedances(n, false_alarm_rate, confidence, method)
     if above is None:
         least = least_held_out(false_alarm_rate, confidence, method)
@@ -42,9 +51,7 @@ def threshold(
             f"Threshold: a false-alarm rate of {false_alarm_rate:g} needs at least {least} held-out ID scores, "
             f"got {n}. Collect {least - n} more or ask for {possible}."
         )
-    place = n - above - 1  # of s_(k), counted from 0
-    partly_sorted: Scores = np.partition(score, place)
-    return float(partly_sorted[place])
+    return above
 
 
 def _rounded_up(rate: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from errno import EACCES, EEXIST, EFBIG, EISDIR, ENAMETOOLONG, ENOSPC, ENOTDIR, EPERM, EROFS
 
 import typer
 
@@ -11,6 +13,11 @@ from spherood.cli.evaluate import evaluate
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
+
+# What a machine refuses, rather than what a bug does.
+MENDABLE = {EACCES, EEXIST, EFBIG, EISDIR, ENAMETOOLONG, ENOSPC, ENOTDIR, EPERM, EROFS}
+# Threads that spin while they wait for each other make small networks many times slower on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="spherood",
@@ -29,7 +36,7 @@ for command in (demo, train, evaluate, score):
 @app.callback(invoke_without_command=True)
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     if version:
-        from spherood import __version__
+        from spherood.version import __version__
 
         print(__version__)
         raise typer.Exit
@@ -44,4 +51,9 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"{error.filename or 'output'}: {error.strerror}. Mend that, or choose another place.", file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def evaluate(
 
     tables = write_tables(folder / "tables", [evaluated.evaluation])
     make_bundle(evaluated, shipped, recipe.model).save(folder / "bundle")
-    following = f"spherood score {folder / 'bundle'} IMAGE..."
+    following = shlex.join(["spherood", "score", str(folder / "bundle")]) + " IMAGE..."
     content = describe([evaluated], (folder.name, shipped), {folder.name: read_log(folder)}, [following])
     write_page(folder / "report.html", content)
     if as_json:

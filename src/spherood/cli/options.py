@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, fo
 
 
 def run_folder(name: str) -> Path:
-    """`demo` is runs/demo; anything with a slash, or a folder that is there, is a path."""
+    """`demo` is runs/demo; anything with a slash is a path."""
+    if "/" not in name and os.sep not in name:
+        return RUNS / name
     path = Path(name)
-    return path if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else RUNS / name
+    return path if len(path.parts) > 1 else path.absolute()  # ./demo must not be printed as demo: that is another run

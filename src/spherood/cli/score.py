@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherood.cli.options import Json
-from spherood.errors import DataError, ImageError
+from spherood.errors import ImageError
 
 if TYPE_CHECKING:
     from spherood.bundle import Bundle
@@ -51,25 +51,17 @@ def score(
     elif out is None:
         for row in rows:
             print(_sentence(row))
-    summary = f"{len(rows)} images: {alarms} OOD, {len(rows) - alarms - failed} within range, {failed} unreadable"
+    images = "1 image" if len(rows) == 1 else f"{len(rows)} images"
+    summary = f"{images}: {alarms} OOD, {len(rows) - alarms - failed} within range, {failed} unreadable"
     print(summary + (f"; written to {out}" if out else ""), file=sys.stderr)
     if failed:
         raise typer.Exit(1)
 
 
 def _files(inputs: list[Path]) -> list[Path]:
-    from spherood.data.decode import SUFFIXES
+    from spherood.data.folders import read_folder
 
-    files: list[Path] = []
-    for path in inputs:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(f"{path}: holds no image. Name images, or a folder of some.")
-        files += found
-    return files
+    return [file for path in inputs for file in (read_folder(path).images if path.is_dir() else [path])]
 
 
 def _rows(bundle: Bundle, files: list[Path], false_alarm_rate: float | None) -> Iterator[dict[str, Any]]:
@@ -81,7 +73,7 @@ def _rows(bundle: Bundle, files: list[Path], false_alarm_rate: float | None) -> 
             pictures, errors = {}, {}
             for path in files[start : start + BATCH]:
                 try:
-                    pictures[path] = read_rgb(path)
+                    pictures[path] = bundle.preprocess.pixels(read_rgb(path))  # small at once: photographs are large
                 except ImageError as error:
                     errors[path] = str(error)
             verdicts = dict(zip(pictures, bundle.predict(list(pictures.values()), false_alarm_rate), strict=True))

@@ -18,7 +18,7 @@ def show(evaluations: Sequence[Evaluation], *, every_set: bool) -> None:
 
     console = Console()
     width = None if console.is_terminal else 200  # a log must not be wrapped to 80 columns
-    console = Console(width=width)
+    console = Console(width=width, markup=False, emoji=False)  # a name may hold [brackets]
     summary = Table(title=f"{evaluations[0].protocol}, in percent", title_justify="left")
     for number, column in enumerate(table.header(evaluations)):
         summary.add_column(column, justify="left" if number < 2 else "right", overflow="fold")

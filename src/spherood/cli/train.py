@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,4 +37,5 @@ def train(
     folder = run_folder(run or loaded.name)
     engine.train(loaded, folder, data, resume=resume, device=device)
     print(f"trained: {folder / 'checkpoints' / 'last.pt'}")
-    print(f"next: spherood evaluate {folder} --protocol {loaded.protocol or 'PROTOCOL'} --data {data}")
+    words = ["spherood", "evaluate", str(folder), "--protocol", loaded.protocol or "PROTOCOL", "--data", str(data)]
+    print(f"next: {shlex.join(words)}")

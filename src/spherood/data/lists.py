@@ -17,21 +17,7 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
 
     DataError names the line where the list is unreadable, and the file where one is missing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image list. Check the path, or where --data points.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not an image list: {error}") from None
-    names, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        image, _, label = line.strip().rpartition(" ")
-        if not image or not (label == "-1" or label.isdecimal()):
-            raise DataError(f"{path}, line {number}: expected 'relative/path.png LABEL', got '{line[:80]}'.")
-        names.append(image)
-        labels.append(int(label))
+    names, labels = _entries(path)
     if not names:
         raise DataError(f"{path}: the list is empty.")
     files = [root / image for image in names]
@@ -44,3 +30,29 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
     if len(set(classes)) < len(classes):
         classes = tuple(str(number) for number in range(len(classes)))
     return ImageSet(name or path.stem, files, numbers, names, classes)
+
+
+def any_on_disk(path: Path, root: Path) -> bool:
+    """Whether at least one image of a list is there."""
+    return any((root / image).exists() for image in _entries(path)[0])
+
+
+def _entries(path: Path) -> tuple[list[str], list[int]]:
+    """Paths and labels as they stand in the list."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image list. Check the path, or where --data points.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not an image list: {error}") from None
+    names: list[str] = []
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        image, _, label = line.strip().rpartition(" ")
+        if not image or not (label == "-1" or label.isdecimal()):
+            raise DataError(f"{path}, line {number}: expected 'relative/path.png LABEL', got '{line[:80]}'.")
+        names.append(image)
+        labels.append(int(label))
+    return names, labels

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from spherood.data.arrays import read_arrays
 from spherood.data.folders import read_folder
 from spherood.data.image_set import ImageSet, Part
-from spherood.data.lists import read_list
+from spherood.data.lists import any_on_disk, read_list
 from spherood.data.samples import read_sample
 from spherood.errors import DataError
 from spherood.schema import Strict
@@ -43,6 +43,13 @@ class Source(Strict):
         """The file or folder it needs; None for a sample."""
         place = self.folder or self.list_ or self.arrays
         return data / place if place else None
+
+    def present(self, data: Path) -> bool:
+        """Whether its images are on disk: of a list at least one (a list of which some are missing is an error)."""
+        place = self.where(data)
+        if place is None or not place.exists():
+            return place is None
+        return self.list_ is None or any_on_disk(place, data / self.root)
 
     def load(self, data: Path, name: str | None = None) -> ImageSet:
         """The images; DataError where they are absent, or more or fewer than `count`."""

@@ -16,7 +16,7 @@ from itertools import permutations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from spherood.data.draws import uniform
@@ -46,6 +46,16 @@ class Views(Strict):
     saturation: float = Field(default=0.4, ge=0, le=1)
     hue: float = Field(default=0.1, ge=0, le=0.5)
     grey: float = Field(default=0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Views:
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, got {list(self.scale)}.")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be [low, high] with 0 < low <= high, got {list(self.ratio)}.")
+        if self.scale is not None and self.pad:
+            raise ValueError("give scale (a crop of random size) or pad (a shift), not both.")
+        return self
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,13 @@ class FeatureStore:
                 advance(len(block.pixels))
         save()
         write_json(part / "unreadable.json", unreadable)
-        note.unlink()
-        part.replace(entry)
+        note.unlink(missing_ok=True)
+        try:
+            part.replace(entry)
+        except OSError:
+            if not entry.exists():  # else another process was first, with the same numbers
+                raise
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _array(path: Path, shape: tuple[int, int]) -> NDArray[Any]:

@@ -23,7 +23,8 @@ def describe(
     shipped = next(one for one in evaluated if one.evaluation.model == model)
     result, protocol = shipped.evaluation.scores[score], shipped.protocol
     sets = ", ".join(f"{name} ({len(stored.images):,})" for name, stored in shipped.ood.items())
-    unreadable = sum(len(stored.unreadable) for stored in (shipped.train, shipped.test, *shipped.ood.values()))
+    parts = (shipped.train, shipped.validation, shipped.test, *shipped.ood.values())
+    unreadable = sum(len(stored.unreadable) for stored in parts)
     return Content(
         title=" · ".join(one.evaluation.model for one in evaluated),
         lead=protocol.about,

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import spherood
 from spherood.data.tensors import standardise
 from spherood.data.views import apply, plan
 from spherood.errors import CheckpointError, ConfigError, TrainingError, optional
@@ -34,6 +33,7 @@ from spherood.training.checkpoint import LAST, Checkpoint, load_state
 from spherood.training.log import append_log, cut_log
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
+from spherood.version import __version__
 
 LOG_STEPS = 25  # between two readings of the loss: each waits for the device
 INFERENCE_BATCH = 128
@@ -274,13 +274,13 @@ def _stop_signals() -> Iterator[list[int]]:
 def _stopped_message(run: Path, state: State, recipe: Recipe) -> str:
     return (
         f"Stopped after {state.epoch} of {recipe.training.epochs} epochs and {state.step} steps; all of it is kept in "
-        f"{run / LAST}. Go on with: spherood train --recipe {run / 'recipe.yaml'} --run {run.name} --resume"
+        f"{run / LAST}. Go on with the same command and --resume."
     )
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
     return {
-        "spherood": spherood.__version__,
+        "spherood": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -29,12 +29,13 @@ class LossTerm(Strict):
 
     def build(self, classes: int, dim: int) -> nn.Module:
         """The loss; `classes` and `dim` are filled in where its constructor asks for them and the recipe does not."""
-        asked = inspect.signature(naming.find("losses", self.use)).parameters
+        found = naming.find("losses", self.use)
+        if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+            raise ConfigError(f"loss: '{self.use}' is no torch.nn.Module. See CONTRIBUTING, 'add a loss'.")
+        asked = inspect.signature(found).parameters
         known = {"classes": classes, "dim": dim}
         settings = {key: value for key, value in known.items() if key in asked} | self.with_
-        loss = naming.build("losses", self.use, settings)
-        if not isinstance(loss, nn.Module):
-            raise ConfigError(f"loss: '{self.use}' is no torch.nn.Module. See CONTRIBUTING, 'add a loss'.")
+        loss: nn.Module = naming.build("losses", self.use, settings)
         return loss
 
 

@@ -1,0 +1,5 @@
+"""`python -m spherood` is the command line."""
+
+from spherood.cli import main
+
+main()

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spherood.bundle import Bundle
+
+Command = Callable[..., Any]
+IMAGES = ("a.png", "below/b.PNG", "c.png", "red.png")
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_image_of_a_folder_gets_the_verdict_that_python_gives(
+    spherood: Command, bundle: Path, photos: Path
+) -> None:
+    told = spherood("score", bundle, photos, "--json")
+    assert told.code == 0
+    files = [photos / name for name in IMAGES]
+    expected = [
+        {"image": str(path)} | asdict(it) for path, it in zip(files, Bundle.load(bundle).predict(files), strict=True)
+    ]
+    assert lines(told.out) == json.loads(json.dumps(expected))
+    alarms = sum(row["is_ood"] for row in expected)
+    assert expected[-1]["is_ood"] is True  # red is not noise
+    assert told.err == f"4 images: {alarms} OOD, {4 - alarms} within range, 0 unreadable\n"
+
+
+def test_for_people_there_is_one_sentence_per_image_on_stdout(spherood: Command, bundle: Path, photos: Path) -> None:
+    told = spherood("score", bundle, photos / "red.png", photos / "a.png")
+    red, noise = Bundle.load(bundle).predict([photos / "red.png", photos / "a.png"])
+    assert told.out.splitlines() == [
+        f"OOD  {photos / 'red.png'}  score {red.score:.4g}  p {red.p_value:.3g}  {red.reason}",
+        f"ok   {photos / 'a.png'}  score {noise.score:.4g}  p {noise.p_value:.3g}  {noise.reason}",
+    ]
+
+
+def test_an_unreadable_file_among_good_ones_is_named_and_counted_and_the_others_get_their_verdicts(
+    spherood: Command, bundle: Path, photos: Path
+) -> None:
+    (photos / "broken.jpg").write_text("no image")
+    told = spherood("score", bundle, photos, photos / "gone.png", "--json")
+    assert told.code == 1
+    rows = {Path(row["image"]).name: row for row in lines(told.out)}
+    assert list(rows) == ["a.png", "b.PNG", "broken.jpg", "c.png", "red.png", "gone.png"]
+    assert {name for name, row in rows.items() if "error" in row} == {"broken.jpg", "gone.png"}
+    assert "broken.jpg: not an image" in rows["broken.jpg"]["error"]
+    assert rows["gone.png"]["error"].endswith("gone.png: no such file.")
+    whole = {Path(row["image"]).name: row for row in lines(spherood("score", bundle, *good(photos), "--json").out)}
+    assert {name: row["score"] for name, row in rows.items() if "score" in row} == {
+        name: pytest.approx(row["score"], rel=1e-5) for name, row in whole.items()
+    }
+    assert "6 images: " in told.err
+    assert ", 2 unreadable" in told.err
+    text = spherood("score", bundle, photos)
+    assert text.code == 1
+    assert f"{photos / 'broken.jpg'}: no verdict: " in text.out
+
+
+def good(photos: Path) -> list[Path]:
+    return [photos / name for name in IMAGES]
+
+
+def test_only_unreadable_files_give_no_verdict_and_exit_code_1(spherood: Command, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    told = spherood("score", bundle, tmp_path)
+    assert told.code == 1
+    assert "1 image: 0 OOD, 0 within range, 1 unreadable" in told.err
+
+
+def test_a_file_of_results_holds_every_line_and_stdout_nothing(
+    spherood: Command, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "verdicts.jsonl"
+    told = spherood("score", bundle, photos, "-o", out)
+    assert (told.code, told.out) == (0, "")
+    assert told.err.endswith(f"0 unreadable; written to {out}\n")
+    assert lines(out.read_text(encoding="utf-8")) == lines(spherood("score", bundle, photos, "--json").out)
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_many_images_in_several_batches_keep_their_order(
+    spherood: Command, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "broken.jpg").write_text("no image")
+    whole = lines(spherood("score", bundle, photos, "--json").out)
+    monkeypatch.setattr(sys.modules["spherood.cli.score"], "BATCH", 2)  # the name itself is the command
+    parts = lines(spherood("score", bundle, photos, "--json").out)
+    assert [row["image"] for row in parts] == [row["image"] for row in whole]
+    assert [row.get("score", 0) for row in parts] == pytest.approx([row.get("score", 0) for row in whole], rel=1e-5)
+
+
+def test_hidden_files_and_folders_named_like_images_are_no_images(
+    spherood: Command, bundle: Path, photos: Path
+) -> None:
+    (photos / "._a.png").write_text("what macOS leaves")
+    (photos / "album.png").mkdir()
+    told = spherood("score", bundle, photos, "--json")
+    assert (told.code, len(lines(told.out))) == (0, 4)
+
+
+def test_an_empty_folder_is_told(spherood: Command, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    told = spherood("score", bundle, tmp_path / "empty")
+    assert (told.code, told.out) == (1, "")
+    assert f"{tmp_path / 'empty'}: holds no image" in told.err
+
+
+def test_another_rate_is_used_and_one_too_strict_refused_before_any_image_is_read(
+    spherood: Command, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = lines(spherood("score", bundle, photos, "--false-alarm-rate", "0.2", "--json").out)
+    assert {row["threshold"] for row in loose} == {Bundle.load(bundle).threshold(0.2)}
+    monkeypatch.setattr("spherood.data.decode.read_rgb", None)
+    told = spherood("score", bundle, photos, "--false-alarm-rate", "0.01")
+    assert (told.code, told.out) == (1, "")
+    assert "a false-alarm rate of 0.01 needs at least 299 held-out ID scores, got 70" in told.err
+    assert spherood("score", bundle, photos, "--false-alarm-rate", "5").code == 2
+
+
+def test_a_folder_that_is_no_bundle_is_told_with_what_makes_one(spherood: Command, photos: Path) -> None:
+    told = spherood("score", photos, photos / "a.png")
+    assert (told.code, told.out) == (1, "")
+    assert f"{photos}: not a bundle (no bundle.json). Make one with: spherood evaluate" in told.err
+
+
+def test_large_photographs_are_made_small_one_by_one(
+    spherood: Command, bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 128 photographs of 12 megapixels would be 4.6 GB."""
+    seen: list[tuple[int, ...]] = []
+    predict = Bundle.predict
+
+    def watched(self: Bundle, images: Any, *more: Any) -> Any:
+        seen.extend(image.shape for image in images)
+        return predict(self, images, *more)
+
+    monkeypatch.setattr(Bundle, "predict", watched)
+    spherood("score", bundle, photos / "red.png")
+    assert seen == [(8, 8, 3)]
