@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spherood.errors import OutputError
 from spherood.files import sha256_of_file, write_json, write_text, written_aside
 
 
@@ -100,3 +101,9 @@ def test_a_file_written_by_a_library_gets_the_permissions_of_any_other(tmp_path:
         aside.chmod(0o600)
     (tmp_path / "plain").write_text("x")
     assert (tmp_path / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file/a\.json: its folder cannot be made: .* Choose another place"):
+        write_json(tmp_path / "file" / "a.json", {})

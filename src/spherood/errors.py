@@ -41,6 +41,10 @@ class DataError(SpheroodError, ValueError):
     """A set of images that is missing, empty or contradicts itself."""
 
 
+class OutputError(SpheroodError, OSError):
+    """A place that nothing can be written to."""
+
+
 class ImageError(SpheroodError, OSError):
     """A file that cannot be read as an image."""
 

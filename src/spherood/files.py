@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spherood.errors import OutputError
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -18,7 +20,10 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     A kill at any moment leaves the old file or the new one, never half of one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: its folder cannot be made: {error.strerror}. Choose another place.") from None
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if not _runs(left.name.split(".")[-2]):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)

@@ -71,10 +71,10 @@ def before_view(monkeypatch: pytest.MonkeyPatch) -> Callable[[Moment], None]:
 def mylab(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module `mylab.losses` of a user, with losses of their own."""
     package, module = ModuleType("mylab"), ModuleType("mylab.losses")
-    module.Squares, module.Broken = Squares, Broken  # type: ignore[attr-defined]
+    module.Squares, module.Indices, module.Broken = Squares, Indices, Broken  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mylab", package)
     monkeypatch.setitem(sys.modules, "mylab.losses", module)
-    Squares.seen = []
+    Squares.seen, Indices.seen = [], []
     return module
 
 
@@ -93,6 +93,12 @@ class Squares(nn.Module):
         self.seen.append((x.detach(), label))
         total = x.abs().pow(self.power).mean()
         return Terms(total, {"size": total.detach()})
+
+
+class Indices(Squares):
+    """The same, with the index of the image for its label."""
+
+    labels = "image"
 
 
 class Broken(nn.Module):

@@ -310,3 +310,25 @@ def test_a_recipe_written_by_a_run_repeats_it(
     assert (tmp_path / "a" / "recipe.yaml").read_text() == (tmp_path / "again.yaml").read_text()
     train(load_recipe(tmp_path / "a" / "recipe.yaml"), tmp_path / "b", digits)
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_loss_that_wants_it_gets_the_index_of_each_rows_image(
+    digits: Path, tmp_path: Path, recipe: Make, mylab: ModuleType
+) -> None:
+    both = [{"use": "mylab.losses:Squares"}, {"use": "mylab.losses:Indices"}]
+    train(recipe(loss=both, training={"epochs": 1, "batch": 8}), tmp_path / "run", digits)
+    label = torch.cat([label for _, label in mylab.Squares.seen])
+    image = torch.cat([label for _, label in mylab.Indices.seen])
+    assert sorted(image.tolist()) == list(range(41))
+    assert torch.equal(label, torch.from_numpy(np.load(digits / "y.npy"))[image])
+
+
+def test_prototypes_that_never_parted_are_reported_and_others_are_not(
+    digits: Path, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((41, 8, 8), dtype=np.uint8))  # all images alike: nothing to part classes by
+    np.save(tmp_path / "y.npy", np.load(digits / "y.npy"))
+    train(recipe(), tmp_path / "parallel", tmp_path)
+    assert "cider: collapsed: after 3 epochs all prototypes lie within 5 degrees" in capsys.readouterr().err
+    train(recipe(), tmp_path / "apart", digits)
+    assert "collapsed" not in capsys.readouterr().err

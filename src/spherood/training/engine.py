@@ -10,11 +10,10 @@ import logging
 import os
 import platform
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from spherood.files import write_json, write_text
 from spherood.models import Model, build_model, choose_device, infer
 from spherood.progress import progress
 from spherood.schema import write_yaml
+from spherood.sphere.geometry import collapsed
 from spherood.training.checkpoint import LAST, Checkpoint, load_state
-from spherood.training.log import append_log, cut_log
+from spherood.training.log import Log, cut_log
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
 from spherood.version import __version__
@@ -74,12 +74,12 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
         state.epoch, state.step = before.epoch, before.step
     else:
         _start_losses(state, examples, recipe)
-    run.mkdir(parents=True, exist_ok=True)
     write_text(run / "recipe.yaml", write_yaml(recipe))
     write_json(run / "environment.json", _environment(fabric.device))
     steps_per_epoch = -(-len(examples.label) // recipe.training.batch)
     cut_log(run, state.epoch * steps_per_epoch + state.step)
     _loop(fabric, recipe, state, examples, run)
+    _warn_of_collapse(recipe, state)
     return _save(recipe, state, examples, run)
 
 
@@ -146,7 +146,7 @@ def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run:
     model, optimiser = fabric.setup(state.model, state.optimiser)
     done = min((state.epoch * steps_per_epoch + state.step) * batch, images * recipe.training.epochs)
     with _stop_signals() as stopped, progress(recipe.name, images * recipe.training.epochs, done=done) as advance:
-        log = _Log(run, steps_per_epoch)
+        log = Log(run, steps_per_epoch)
         while state.epoch < recipe.training.epochs:
             model.train()
             order = np.random.default_rng([recipe.seed, state.epoch]).permutation(images)
@@ -156,8 +156,8 @@ def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run:
                 optimiser.param_groups[0]["lr"] = recipe.schedule.at(step, steps, steps_per_epoch)
                 x = _views(recipe, pixels, rows, state.epoch, views)
                 outputs = model(x)
-                label = examples.label[rows].repeat(views)  # stays on the host, see CIDER
-                terms = [loss(getattr(outputs, reads(loss)), label) for loss in state.losses]
+                label = {"class": examples.label[rows].repeat(views), "image": torch.from_numpy(rows).repeat(views)}
+                terms = [loss(getattr(outputs, reads(loss)), label[labels(loss)]) for loss in state.losses]
                 total = sum(term.times * part.total for term, part in zip(recipe.loss, terms, strict=True))
                 optimiser.zero_grad(set_to_none=True)
                 fabric.backward(total)
@@ -176,6 +176,17 @@ def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run:
             _save(recipe, state, examples, run)
             if stopped and state.epoch < recipe.training.epochs:
                 raise TrainingError(_stopped_message(run, state, recipe))
+
+
+def _warn_of_collapse(recipe: Recipe, state: State) -> None:
+    for term, loss in zip(recipe.loss, state.losses, strict=True):
+        prototypes = getattr(loss, "prototypes", None)
+        if isinstance(prototypes, Tensor) and collapsed(prototypes):
+            print(
+                f"{term.use}: collapsed: after {state.epoch} epochs all prototypes lie within 5 degrees of each other. "
+                "No score can tell such classes apart: train longer, or with smaller batches (training.batch=128).",
+                file=sys.stderr,
+            )
 
 
 def _views(recipe: Recipe, pixels: Tensor, rows: np.ndarray[Any, Any], epoch: int, views: int) -> Tensor:
@@ -201,53 +212,14 @@ def _save(recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> Che
     return checkpoint
 
 
-class _Log:
-    """Sums loss terms on the device between two readings."""
-
-    def __init__(self, run: Path, steps_per_epoch: int) -> None:
-        self.run, self.steps_per_epoch, self.note = run, steps_per_epoch, ""
-        self._reset()
-
-    def _reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.steps = self.images = 0
-        self.since = time.monotonic()
-
-    def add(self, images: int, total: Tensor, parts: dict[str, Tensor]) -> None:
-        for name, value in {"loss": total, **parts}.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps, self.images = self.steps + 1, self.images + images
-
-    def means(self, epoch: int, step: int) -> dict[str, float]:
-        """Since the last reading; TrainingError where the loss is no longer finite."""
-        means = {name: float(value) / self.steps for name, value in self.sums.items()}
-        if not isfinite(means.get("loss", 0.0)):
-            last = self.run / LAST
-            kept = f"The last good checkpoint stays at {last}." if last.exists() else "There is no checkpoint yet."
-            raise TrainingError(
-                f"The loss is {means['loss']} in epoch {epoch + 1}, near step {step}. Try a smaller schedule.lr, or "
-                f"precision 32-true. {kept}"
-            )
-        return means
-
-    def write(self, epoch: int, step: int, lr: float) -> None:
-        means = self.means(epoch, step)
-        row: dict[str, float | int] = {
-            "step": epoch * self.steps_per_epoch + step,
-            "epoch": round(epoch + step / self.steps_per_epoch, 4),
-            **means,
-            "lr": lr,
-            "images_per_second": round(self.images / max(time.monotonic() - self.since, 1e-9), 1),
-        }
-        append_log(self.run, row)
-        self.note = f"loss {means['loss']:.3f}"
-        self._reset()
-
-
 def reads(loss: nn.Module) -> str:
     """Which part of Outputs a loss wants."""
     return str(getattr(loss, "reads", "embedding"))
+
+
+def labels(loss: nn.Module) -> str:
+    """What a loss takes for the label of a row: its "class", or the index of its "image"; both stay on the host."""
+    return str(getattr(loss, "labels", "class"))
 
 
 @contextmanager
