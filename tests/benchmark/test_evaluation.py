@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import spherood as so
-from spherood.benchmark.evaluation import Evaluated, Subject, build_scores, check_available, evaluate
+from spherood.benchmark.evaluation import Evaluated, Subject, build_scores, evaluate
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.result import Metrics
 from spherood.data import Preprocess, decode, image_set
@@ -21,6 +21,7 @@ from spherood.detectors import KNN, MSP, Detector, Mahalanobis
 from spherood.errors import CalibrationError, ConfigError, DataError
 from spherood.features import FeatureStore
 from spherood.models import Model
+from spherood.sphere.geometry import geometry
 
 Feature = Callable[[str], Tensor]
 Toy = Callable[..., Protocol]
@@ -120,11 +121,6 @@ def test_a_score_that_reads_what_the_model_lacks_is_left_out_with_its_reason(
     found = evaluate(bare, protocol(), world, FeatureStore(tmp_path), ["msp", "knn:k=3"])
     assert found.evaluation.unavailable == {"msp": "reads logits, which colours does not have"}
     assert list(found.evaluation.scores) == list(found.detectors) == ["knn:k=3"]
-    with pytest.raises(ConfigError, match=r"msp: reads logits, .* Available: knn:k=3\."):
-        check_available(found, "msp")
-    with pytest.raises(ConfigError, match=r"vim: was not computed\. Available: knn:k=3\."):
-        check_available(found, "vim")
-    check_available(found, "knn:k=3")
 
 
 def test_a_misspelt_score_is_refused_before_anything_is_read(tmp_path: Path, subject: Subject, protocol: Toy) -> None:
@@ -289,3 +285,29 @@ def test_two_heads_on_one_encoder_give_one_result_since_scores_read_the_feature(
         for number, head in enumerate(heads)
     ]
     np.testing.assert_array_equal(found[0].id_score, found[1].id_score)
+
+
+def test_the_geometry_is_that_of_the_test_features_against_all_ood_together(evaluated: Evaluated, world: Path) -> None:
+    found = evaluated.evaluation.geometry
+    ood = torch.cat([stored.outputs.feature for stored in evaluated.ood.values()])
+    expected = geometry(evaluated.test.outputs.feature, labels(world, "test"), ood=ood, classes=2)
+    assert found == asdict(expected)
+    assert found["separability"] > 0
+    assert found["least_angle_bound"] == pytest.approx(180)
+
+
+def test_a_feature_without_direction_costs_the_geometry_and_says_so(
+    world: Path, subject: Subject, tmp_path: Path, protocol: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Dark(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (images.mean(dim=(2, 3)) * self.scale).clamp(min=0)  # zero where every channel is dark
+
+    dark = replace(subject, model=Model(Dark(), None, None), preprocess=Preprocess(size=4, mean=(0.8, 0.8, 0.8)))
+    found = evaluate(dark, protocol(), world, FeatureStore(tmp_path), ["knn:k=3"])
+    assert found.evaluation.geometry is None
+    assert "no geometry: geometry: rows without direction" in capsys.readouterr().err

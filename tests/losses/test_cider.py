@@ -70,6 +70,16 @@ def check_step(loss: CIDER, g: Mapping[str, Any]) -> None:
         torch.testing.assert_close(ours[key], torch.as_tensor(g[key]), **TIGHT, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.parametrize("name", ["cider_once", "cider_oneview", "cider_absent"])
+@pytest.mark.parametrize("part", ["compactness", "dispersion"])
+def test_each_part_has_its_own_gradient(name: str, part: str) -> None:
+    g = golden(name)
+    raw = torch.from_numpy(g["raw_features"]).double().requires_grad_()
+    terms = from_golden(g)(raw / raw.norm(dim=1, keepdim=True), torch.from_numpy(g["labels"]))
+    (found,) = torch.autograd.grad(terms.parts[part], raw)
+    torch.testing.assert_close(found, torch.from_numpy(g[f"grad_{part}_raw"]), **TIGHT)
+
+
 def drawn(rows: int, classes: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     z = normalize(torch.randn(rows, dim, generator=generator, dtype=torch.float64))
@@ -154,7 +164,7 @@ def test_a_degenerate_batch_has_the_value_of_the_formula_and_a_finite_gradient(l
     compactness, dispersion, prototypes = slow(loss, z.detach(), torch.tensor(label))
     terms = loss(z, torch.tensor(label))
     terms.total.backward()
-    assert float(terms.parts["compactness"]) == pytest.approx(compactness, rel=1e-5)
+    assert terms.parts["compactness"].item() == pytest.approx(compactness, rel=1e-5)
     assert float(terms.parts["dispersion"]) == pytest.approx(dispersion, rel=1e-5)
     torch.testing.assert_close(loss.prototypes, prototypes.float())
     assert z.grad is not None

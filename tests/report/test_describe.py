@@ -154,3 +154,14 @@ def test_the_page_of_the_content_names_its_files(evaluated: Evaluated, tmp_path:
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "svhn no. 0" in text
     assert "spherood score b" in text
+
+
+def test_the_geometry_of_each_model_is_said_in_words_where_it_is_known(evaluated: Evaluated) -> None:
+    found = {"compactness": 11.78, "least_angle": 28.4, "least_angle_bound": 101.5, "least_angle_bound_name": "simplex"}
+    known = replace(evaluated, evaluation=replace(evaluated.evaluation, geometry=found | {"separability": 17.65}))
+    lonely = replace(evaluated.evaluation, model="SupCon", geometry=found | {"separability": None})
+    facts = dict(describe([known, replace(evaluated, evaluation=lonely)], ("CIDER", "knn"), {}, []).facts)
+    said = "images 11.8° from their class's direction on average; class directions at least 28° apart, 102° at best "
+    assert facts["geometry, CIDER"].startswith(said + "(simplex bound); OOD 17.")
+    assert facts["geometry, SupCon"] == said + "(simplex bound)"
+    assert not any("geometry" in name for name, _ in describe([evaluated], ("CIDER", "knn"), {}, []).facts)

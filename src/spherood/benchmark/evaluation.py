@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.result import Evaluation, Kind, Metrics, Rate, ScoreResult, Scores
 from spherood.data import ImageSet, Preprocess
 from spherood.detectors import Detector
-from spherood.errors import ConfigError, DataError
+from spherood.errors import DataError
 from spherood.features import FeatureStore, Stored
 from spherood.models import Model
 from spherood.progress import progress
 from spherood.sphere import ClassMeans, normalize
+from spherood.sphere.geometry import geometry
 
+GEOMETRY_ROWS = 5_000  # at most, of ID and of OOD
 TILE = 2048  # rows scored between two updates of the progress bar
 
 
@@ -115,9 +118,27 @@ def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureSto
         accuracy=id_accuracy(train_, test_, class_mean),
         scores=results,
         unavailable=unavailable,
+        geometry=_geometry(test_, list(ood_.values()), len(train.classes)),
     )
     available = {text: detector for text, detector in detectors.items() if text in results}
     return Evaluated(evaluation, subject, protocol, train_, validation_, test_, ood_, available, class_mean)
+
+
+def _geometry(test: Stored, ood: Sequence[Stored], classes: int) -> dict[str, Any] | None:
+    """Of the ID test features, OOD pooled, both thinned evenly: pairs of all rows are counted."""
+    known = np.flatnonzero(test.images.label >= 0)
+    if len(known) == 0:
+        return None
+    known = known[np.linspace(0, len(known) - 1, min(len(known), GEOMETRY_ROWS)).astype(np.int64)]
+    other = torch.cat([stored.outputs.feature for stored in ood]) if ood else None
+    if other is not None:
+        other = other[torch.linspace(0, len(other) - 1, min(len(other), GEOMETRY_ROWS)).long()]
+    label = torch.from_numpy(test.images.label[known])
+    try:
+        return asdict(geometry(test.outputs.feature[known], label, ood=other, classes=classes))
+    except DataError as error:  # a feature that is zero has no direction
+        print(f"no geometry: {error}", file=sys.stderr)
+        return None
 
 
 def _score_all(text: str, detector: Detector, sets: Mapping[str, Stored]) -> dict[str, Scores]:
@@ -183,10 +204,3 @@ def _labels(stored: Stored) -> Tensor:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-
-
-def check_available(evaluated: Evaluated, score: str) -> None:
-    """ConfigError where the model has no such score."""
-    if score not in evaluated.detectors:
-        why = evaluated.evaluation.unavailable.get(score, "was not computed")
-        raise ConfigError(f"{score}: {why}. Available: {', '.join(evaluated.detectors)}.")

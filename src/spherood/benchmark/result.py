@@ -59,6 +59,7 @@ class Evaluation:
     accuracy: dict[str, float]  # ID test accuracy by "class mean", "k-NN" and, where there is one, "classifier"
     scores: dict[str, ScoreResult]
     unavailable: dict[str, str]  # score -> why this model has none
+    geometry: dict[str, Any] | None = None  # of the ID test features, see sphere/geometry.py; angles in degrees
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single scores."""

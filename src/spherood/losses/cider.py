@@ -93,7 +93,7 @@ class CIDER(nn.Module):
         self.prototypes = prototypes.detach()
         return Terms(
             self.compactness_weight * compactness + dispersion,
-            {"compactness": compactness.detach(), "dispersion": dispersion.detach()},
+            {"compactness": compactness, "dispersion": dispersion},
         )
 
     def _check(self, where: str, embedding: Tensor, label: Tensor) -> Tensor:

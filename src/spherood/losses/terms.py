@@ -13,7 +13,7 @@ from spherood.errors import ShapeError
 
 @dataclass(frozen=True)
 class Terms:
-    """A scalar to minimise, and its named, unweighted parts where there are several."""
+    """A scalar to minimise, and its named, unweighted parts where there are several; each part has its own gradient."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)

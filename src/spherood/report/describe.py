@@ -38,6 +38,7 @@ def describe(
             ("resize", f"{shipped.subject.preprocess.resize} to {shipped.subject.preprocess.size} px"),
             ("unreadable images, skipped", f"{unreadable:,}"),
             ("in the bundle", f"{model}, {score}"),
+            *_geometry(evaluated),
         ],
         evaluations=[one.evaluation for one in evaluated],
         chosen=chosen,
@@ -49,3 +50,18 @@ def describe(
         },
         next_steps=next_steps,
     )
+
+
+def _geometry(evaluated: Sequence[Evaluated]) -> list[tuple[str, str]]:
+    """How each model's ID test features lie on the sphere, in words."""
+    facts = []
+    for one in evaluated:
+        found = one.evaluation.geometry
+        if found is None or found["least_angle"] is None:
+            continue
+        apart = f"class directions at least {found['least_angle']:.0f}° apart"
+        bound = f"{found['least_angle_bound']:.0f}° at best ({found['least_angle_bound_name']} bound)"
+        told = "" if found["separability"] is None else f"; OOD {found['separability']:.1f}° farther from them than ID"
+        within = f"images {found['compactness']:.1f}° from their class's direction on average"
+        facts.append((f"geometry, {one.evaluation.model}", f"{within}; {apart}, {bound}{told}"))
+    return facts
