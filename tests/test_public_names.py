@@ -21,6 +21,12 @@ SIGNATURES = {
     "losses.CIDER": "(*, classes, dim=128, temperature=0.1, momentum=0.95, compactness_weight=2.0, "
     "base_temperatures=(0.07, 0.1), seed=0)",
     "losses.SupCon": "(*, temperature=0.1, base_temperature=0.07)",
+    "losses.ReweightOOD": "(*, temperature=0.1, within=(2.0, 1.0), between=(5.0, 4.0))",
+    "losses.PALM": "(*, classes, dim=128, prototypes_per_class=6, k=5, momentum=0.999, contrast_weight=1.0, "
+    "temperature=0.1, epsilon=0.05, prototype_temperature=0.5, seed=0)",
+    "losses.FixedPrototypes": "(*, classes, dim=128, temperature=0.1, base_temperature=0.07, seed=0)",
+    "losses.SimCLR": "(*, temperature=0.5, base_temperature=0.07)",
+    "losses.LogitNorm": "(*, temperature=0.04)",
     "losses.CrossEntropy": "()",
     "losses.Terms": "(total, parts=<factory>)",
     "detectors.KNN": "(*, k=50)",

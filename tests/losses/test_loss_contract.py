@@ -43,7 +43,8 @@ def step(loss: nn.Module, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_room_offers_its_losses_by_file_name() -> None:
-    assert {"cider", "cross_entropy", "supcon"} <= members("losses").keys()
+    offered = {"cider", "cross_entropy", "logitnorm", "palm", "reweightood", "simclr", "supcon"}
+    assert offered <= members("losses").keys()
 
 
 @EVERY
@@ -51,6 +52,7 @@ def test_a_loss_says_what_it_reads_and_how_many_views(name: str) -> None:
     loss = make(name)
     assert loss.reads in ("embedding", "logits", "feature")
     assert loss.views in (1, 2)
+    assert getattr(loss, "labels", "class") in ("class", "image")  # what the engine knows to pass
 
 
 @EVERY

@@ -9,7 +9,8 @@ that of CIDER. shrinkage=a in [0, 1] mixes: (1 - a) S + a tr(S)/D I.
 Directions in which training features do not vary (eigenvalue below D eps_float32 of the largest) are left out, so the
 distance of low-rank features stays finite and non-negative.
 Shapes: B batch, C classes, D dimension, r <= D rank. Fit: one pass in float64, O(C D + D^2) memory, any batching.
-Source: Lee et al., NeurIPS 2018, arXiv:1807.03888, Eq. 2; deeplearning-wisc/cider; sudarshanregmi/ReweightOOD.
+Source: Lee et al., NeurIPS 2018, arXiv:1807.03888 (equation number unchecked); deeplearning-wisc/cider;
+sudarshanregmi/ReweightOOD.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 In float64: in float32 a third of a good classifier's ID images tie at exactly -1, which costs AUROC.
 Shapes: B batch, C classes. Nothing is fitted.
-Source: Hendrycks and Gimpel, ICLR 2017, arXiv:1610.02136, section 3.
+Source: Hendrycks and Gimpel, ICLR 2017, arXiv:1610.02136.
 """
 
 from __future__ import annotations

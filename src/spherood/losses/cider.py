@@ -13,7 +13,7 @@ Departures from the released code, none changes a value where that code gives on
 initial set is an error instead of NaN.
 Shapes: N rows (all of view 1, then all of view 2), d dimension, C classes. Units: tau none, L nats.
 L_dis at tau = .1: +10 when all prototypes are one, about -10/(C - 1) at the simplex.
-Source: Ming et al., ICLR 2023, arXiv:2203.04450, Eq. 4-7; deeplearning-wisc/cider.
+Source: Ming et al., ICLR 2023, arXiv:2203.04450 (equation numbers unchecked); deeplearning-wisc/cider.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ of all classes advance in one round: same numbers, same gradients as the row loo
 frequent class has rows. The gradient flows from the new prototypes through every later normalisation into z.
 
 Shapes: N rows, C classes, d dimension, U classes present in the batch.
-Source: Ming et al., ICLR 2023, arXiv:2203.04450, Eq. 6 (exponential moving average); order as in the released code.
+Source: Ming et al., ICLR 2023, arXiv:2203.04450 (equation number unchecked); order as in the released code.
 """
 
 from __future__ import annotations
