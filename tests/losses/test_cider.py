@@ -165,7 +165,7 @@ def test_a_degenerate_batch_has_the_value_of_the_formula_and_a_finite_gradient(l
     terms = loss(z, torch.tensor(label))
     terms.total.backward()
     assert terms.parts["compactness"].item() == pytest.approx(compactness, rel=1e-5)
-    assert float(terms.parts["dispersion"]) == pytest.approx(dispersion, rel=1e-5)
+    assert terms.parts["dispersion"].item() == pytest.approx(dispersion, rel=1e-5)
     torch.testing.assert_close(loss.prototypes, prototypes.float())
     assert z.grad is not None
     assert bool(z.grad.isfinite().all())
@@ -196,8 +196,8 @@ def test_at_temperature_0_005_float32_stays_finite_and_true() -> None:
     x = z.float().requires_grad_()
     terms = loss(x, label)
     terms.total.backward()
-    assert float(terms.parts["compactness"]) == pytest.approx(compactness, rel=1e-4)
-    assert float(terms.parts["dispersion"]) == pytest.approx(dispersion, rel=1e-4)
+    assert terms.parts["compactness"].item() == pytest.approx(compactness, rel=1e-4)
+    assert terms.parts["dispersion"].item() == pytest.approx(dispersion, rel=1e-4)
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())
 

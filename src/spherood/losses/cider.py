@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spherood.errors import ConfigError, DataError, ShapeError
+from spherood.errors import ConfigError, DataError
 from spherood.losses.terms import Terms, check_labelled
 from spherood.sphere import ClassMeans, advance, at_least_float32, normalize
 
@@ -66,9 +66,10 @@ class CIDER(nn.Module):
 
         batches: (embedding (B, d), label (B,)). DataError where a class has no sample.
         """
-        means = ClassMeans(len(self.prototypes))
+        classes, dim = self.prototypes.shape
+        means = ClassMeans(classes)
         for embedding, label in batches:
-            label = self._check("CIDER.start", embedding, label.cpu())
+            label = check_labelled("CIDER.start", embedding, label.cpu(), classes, dim=dim)
             means.add(normalize(embedding), label)
         if means.absent:
             raise DataError(
@@ -78,7 +79,8 @@ class CIDER(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor) -> Terms:
         """Unit embedding (N, d) and integer label (N,) to the loss; ShapeError otherwise."""
-        label_here = self._check("CIDER", embedding, label)
+        classes, dim = self.prototypes.shape
+        label_here = check_labelled("CIDER", embedding, label, classes, dim=dim)
         z = at_least_float32(embedding)
         z = z.to(torch.promote_types(z.dtype, self.prototypes.dtype))
         prototypes = advance(self.prototypes.to(z.dtype), z, label, self.momentum)
@@ -95,12 +97,3 @@ class CIDER(nn.Module):
             self.compactness_weight * compactness + dispersion,
             {"compactness": compactness, "dispersion": dispersion},
         )
-
-    def _check(self, where: str, embedding: Tensor, label: Tensor) -> Tensor:
-        label = check_labelled(where, embedding, label, len(self.prototypes))
-        if embedding.shape[1] != self.prototypes.shape[1]:
-            raise ShapeError(
-                f"{where}: embeddings have {embedding.shape[1]} columns, the prototypes {self.prototypes.shape[1]}. "
-                f"Pass dim={embedding.shape[1]}."
-            )
-        return label

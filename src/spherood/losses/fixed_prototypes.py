@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spherood.errors import ConfigError, ShapeError
+from spherood.errors import ConfigError
 from spherood.losses.terms import Terms, check_labelled
 from spherood.sphere import at_least_float32, normalize
 
@@ -46,12 +46,7 @@ class FixedPrototypes(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor) -> Terms:
         """Unit embedding (N, d) and integer label (N,) to the loss; ShapeError otherwise."""
-        label = check_labelled("FixedPrototypes", embedding, label, len(self.prototypes))
-        if embedding.shape[1] != self.prototypes.shape[1]:
-            raise ShapeError(
-                f"FixedPrototypes: embeddings have {embedding.shape[1]} columns, the prototypes "
-                f"{self.prototypes.shape[1]}. Pass dim={embedding.shape[1]}."
-            )
+        label = check_labelled("FixedPrototypes", embedding, label, len(self.prototypes), dim=self.prototypes.shape[1])
         z = at_least_float32(embedding)
         z = z.to(torch.promote_types(z.dtype, self.prototypes.dtype))
         logit = z @ self.prototypes.to(z.dtype).T / self.temperature

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spherood.errors import ConfigError, ShapeError
+from spherood.errors import ConfigError
 from spherood.losses.terms import Terms, check_labelled
 from spherood.sphere import at_least_float32, normalize
 
@@ -71,12 +71,7 @@ class PALM(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor) -> Terms:
         """Unit embedding (N, d) and integer label (N,) to the loss; ShapeError otherwise."""
-        label = check_labelled("PALM", embedding, label, self.classes)
-        if embedding.shape[1] != self.prototypes.shape[1]:
-            raise ShapeError(
-                f"PALM: embeddings have {embedding.shape[1]} columns, the prototypes {self.prototypes.shape[1]}. "
-                f"Pass dim={embedding.shape[1]}."
-            )
+        label = check_labelled("PALM", embedding, label, self.classes, dim=self.prototypes.shape[1])
         z = at_least_float32(embedding)
         z = z.to(torch.promote_types(z.dtype, self.prototypes.dtype))
         old = self.prototypes.to(z.dtype)

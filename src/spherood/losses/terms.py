@@ -20,9 +20,10 @@ class Terms:
 
 
 def check_labelled(
-    name: str, x: Tensor, label: Tensor, classes: int | None = None, *, what: str = "embedding"
+    name: str, x: Tensor, label: Tensor, classes: int | None = None, *, dim: int | None = None, what: str = "embedding"
 ) -> Tensor:
-    """The label as int64 on x's device. ShapeError unless x (N, d) is floating, label (N,) integer, and N at least 1.
+    """The label as int64 on x's device. ShapeError unless x (N, d) is floating, label (N,) integer, and N at least 1;
+    with `dim`, the width of a loss's prototypes, also unless d is that.
 
     Labels on the CPU are also checked to lie in 0..classes-1; on a GPU that would stall the step.
     """
@@ -33,6 +34,10 @@ def check_labelled(
         )
     if not x.is_floating_point() or label.is_floating_point():
         raise ShapeError(f"{name}: expected a floating {what} and integer labels, got {x.dtype} and {label.dtype}.")
+    if dim is not None and x.shape[1] != dim:
+        raise ShapeError(
+            f"{name}: {what}s have {x.shape[1]} columns, the prototypes {dim}. Pass dim={x.shape[1]} to the loss."
+        )
     if classes is not None and label.device.type == "cpu":
         low, high = int(label.min()), int(label.max())
         if low < 0 or high >= classes:
