@@ -135,13 +135,16 @@ def test_several_models_stand_in_their_order_and_the_examples_are_of_the_one_shi
     plain = replace(
         evaluated, evaluation=replace(evaluated.evaluation, model="plain"), test=stored("other", [0.0] * 30)
     )
-    logs = {"CIDER": [{"epoch": 1, "step": 5, "loss": 3, "time": "noon"}, {"epoch": 2, "lr": 0.1}], "plain": []}
+    logs = {
+        "CIDER": [{"epoch": 1, "step": 5, "loss": 3, "time": "noon"}, {"epoch": 2, "lr": 0.1, "loss": 2}],
+        "plain": [],
+    }
     content = describe([plain, evaluated], ("CIDER", "knn"), logs, ["spherood score bundle"])
     assert content.title == "plain · CIDER"
     assert [one.model for one in content.evaluations] == ["plain", "CIDER"]
     assert content.chosen == ("CIDER", "knn")
     assert all(it.caption.startswith("test no. ") for it in content.id_like_ood)
-    assert content.history == {"CIDER": [{"epoch": 1.0, "loss": 3.0}, {"epoch": 2.0, "lr": 0.1}], "plain": []}
+    assert content.history == {"CIDER": [{"epoch": 1.0, "loss": 3.0}, {"epoch": 2.0, "loss": 2.0}], "plain": []}
     assert content.next_steps == ["spherood score bundle"]
     assert content.lead == evaluated.protocol.about
 

@@ -9,8 +9,6 @@ from spherood.benchmark.evaluation import Evaluated
 from spherood.report.content import Content
 from spherood.report.examples import id_like_ood, ood_like_id
 
-DRAWN = ("loss", "compactness", "dispersion", "lr")
-
 
 def describe(
     evaluated: Sequence[Evaluated],
@@ -45,8 +43,7 @@ def describe(
         ood_like_id=ood_like_id(shipped, score),
         id_like_ood=id_like_ood(shipped, score),
         history={
-            name: [{key: float(row[key]) for key in ("epoch", *DRAWN) if key in row} for row in rows]
-            for name, rows in logs.items()
+            name: [{key: float(row[key]) for key in ("epoch", "loss")} for row in rows] for name, rows in logs.items()
         },
         next_steps=next_steps,
     )

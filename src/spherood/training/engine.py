@@ -80,7 +80,7 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
     cut_log(run, state.epoch * steps_per_epoch + state.step)
     _loop(fabric, recipe, state, examples, run)
     _warn_of_collapse(recipe, state)
-    return _save(recipe, state, examples, run)
+    return _checkpoint(recipe, state, examples)
 
 
 def _fabric(device: torch.device, precision: str) -> Any:
@@ -170,10 +170,10 @@ def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run:
                 advance(len(rows), log.note)
                 if stopped and state.step < steps_per_epoch:
                     log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
-                    _save(recipe, state, examples, run)
+                    _checkpoint(recipe, state, examples).save(run / LAST)
                     raise TrainingError(_stopped_message(run, state, recipe))
             state.epoch, state.step = state.epoch + 1, 0
-            _save(recipe, state, examples, run)
+            _checkpoint(recipe, state, examples).save(run / LAST)
             if stopped and state.epoch < recipe.training.epochs:
                 raise TrainingError(_stopped_message(run, state, recipe))
 
@@ -198,8 +198,8 @@ def _views(recipe: Recipe, pixels: Tensor, rows: np.ndarray[Any, Any], epoch: in
     return standardise(x, recipe.preprocess).contiguous(memory_format=torch.channels_last)
 
 
-def _save(recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> Checkpoint:
-    checkpoint = Checkpoint(
+def _checkpoint(recipe: Recipe, state: State, examples: TrainingSet) -> Checkpoint:
+    return Checkpoint(
         recipe,
         examples.classes,
         state.epoch,
@@ -208,8 +208,6 @@ def _save(recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> Che
         state.losses.state_dict(),
         state.optimiser.state_dict(),
     )
-    checkpoint.save(run / LAST)
-    return checkpoint
 
 
 def reads(loss: nn.Module) -> str:
