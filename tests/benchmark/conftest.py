@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spherood.benchmark.evaluation import Evaluated, Subject, evaluate
+from spherood.benchmark.evaluation import Evaluated, evaluate
 from spherood.benchmark.protocol import Protocol
+from spherood.benchmark.subject import Subject
 from spherood.data import Preprocess
 from spherood.features import FeatureStore
 from spherood.models import Model

@@ -111,5 +111,10 @@ def test_the_json_holds_everything_but_the_single_scores_and_no_nan(pair: list[E
         "false_alarm_rate": 0.05,
         "confidence": 0.95,
         "achieved": asdict(result.achieved),
+        "intervals": {
+            name: {metric: list(interval) for metric, interval in found.items()}
+            for name, found in result.intervals.items()
+        },
+        "sweep": None,
     }
     assert len(result.id_score) == 50  # writing has not taken them from the record

@@ -13,9 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import spherood as so
-from spherood.benchmark.evaluation import Evaluated, Subject, build_scores, evaluate
+from spherood.benchmark.evaluation import Evaluated, evaluate, measure
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.result import Metrics
+from spherood.benchmark.scores import build_scores
+from spherood.benchmark.sets import find_images, read_sets
+from spherood.benchmark.subject import Subject
 from spherood.data import Preprocess, decode, image_set
 from spherood.detectors import KNN, MSP, Detector, Mahalanobis
 from spherood.errors import CalibrationError, ConfigError, DataError
@@ -62,6 +65,9 @@ def test_every_metric_of_a_set_is_that_of_its_scores(evaluated: Evaluated) -> No
                 fpr_ood_at_id95=so.metrics.fpr_ood_at_id95(id_score, ood_score),
                 fpr_id_at_ood95=so.metrics.fpr_id_at_ood95(id_score, ood_score),
                 caught=sum(float(score) > result.threshold for score in ood_score) / len(ood_score),
+                average_precision=so.metrics.average_precision(id_score, ood_score),
+                fpr_ood_at_id95_cider=so.metrics.fpr_ood_at_id95(id_score, ood_score, rule="cider"),
+                fpr_id_at_ood95_openood=so.metrics.fpr_id_at_ood95(id_score, ood_score, rule="openood"),
             )
 
 
@@ -88,12 +94,14 @@ def test_the_threshold_comes_from_the_validation_set_and_the_rate_achieved_from_
 def test_an_image_exactly_at_the_threshold_is_neither_a_false_alarm_nor_caught(
     world: Path, subject: Subject, tmp_path: Path, protocol: Toy
 ) -> None:
-    same = {"arrays": "validation.npy"}  # of 70 held-out scores none may lie above the threshold: it is the highest
-    parts = {part: {"arrays": f"{part}.npy", "labels": f"{part}.labels.npy"} for part in ("train", "validation")}
-    again = protocol(id={**parts, "test": same}, near={}, far={"same": same})
-    result = evaluate(subject, again, world, FeatureStore(tmp_path), ["knn:k=3"]).evaluation.scores["knn:k=3"]
-    assert result.threshold == result.id_score.max() == result.ood_score["same"].max()
-    assert (result.achieved.value, result.metrics["same"].caught) == (0, 0)
+    images = find_images(protocol(), world)
+    sets = read_sets(subject, images, protocol(), FeatureStore(tmp_path))
+    assert sets.validation is not None
+    same = replace(sets, test=sets.validation, ood={"blue": sets.validation})
+    measured = measure(subject, protocol(), images, same, build_scores(["knn:k=3"]))
+    result = measured.evaluation.scores["knn:k=3"]  # of 70 held-out scores none may lie above: it is the highest
+    assert result.threshold == result.id_score.max() == result.ood_score["blue"].max()
+    assert (result.achieved.value, result.metrics["blue"].caught) == (0, 0)
 
 
 def test_the_protocol_sets_the_promise(world: Path, subject: Subject, tmp_path: Path, protocol: Toy) -> None:
@@ -250,7 +258,7 @@ def test_a_test_set_that_numbers_its_classes_otherwise_is_refused(
     named = replace(subject, classes=("green", "red"))
     evaluate(named, of_folders(protocol), folders, FeatureStore(tmp_path), ["knn:k=3"])
     shutil.rmtree(folders / "test" / "green")
-    with pytest.raises(DataError, match="toy: class 0 is 'red' in the ID test set and 'green' in the ID training set"):
+    with pytest.raises(DataError, match="toy: class 0 is 'red' in ID test and 'green' in the ID training set"):
         evaluate(named, of_folders(protocol), folders, FeatureStore(tmp_path), ["knn:k=3"])
 
 
@@ -260,7 +268,9 @@ def test_a_test_set_with_a_class_that_training_lacks_is_refused(
     here = tmp_path / "world"
     shutil.copytree(world, here)
     np.save(here / "test.labels.npy", np.arange(50) % 3)
-    with pytest.raises(DataError, match="class 2 is '2' in the ID test set and 'unknown' in the ID training set"):
+    with pytest.raises(
+        DataError, match=r"toy: ID test has the label 2, the ID training set has 2 classes, 0\.\.1\. Mend that label"
+    ):
         evaluate(subject, protocol(), here, FeatureStore(tmp_path), ["knn:k=3"])
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spherood.benchmark.evaluation import Subject, evaluate
+from spherood.benchmark.evaluation import evaluate
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.shipping import make_bundle
+from spherood.benchmark.subject import Subject
 from spherood.bundle.bundle import Bundle
 from spherood.data import Preprocess
 from spherood.features import FeatureStore
@@ -37,7 +38,7 @@ def test_textures_and_scenes_go_from_folders_to_a_table_and_a_bundle_that_agrees
     subprocess.run([sys.executable, shared_data / "unpack.py", tmp_path, *names], check=True, capture_output=True)
     classes = tuple(sorted(folder.name for folder in (tmp_path / "texture32").iterdir()))
     settings = ModelSettings(encoder="resnet8", width=8, classifier=True)
-    subject = Subject("random", build_model(settings, len(classes)), Preprocess(size=32), classes)
+    subject = Subject("random", build_model(settings, len(classes)), Preprocess(size=32), classes, settings)
     found = evaluate(subject, PROTOCOL, tmp_path, FeatureStore(tmp_path / "features"), SCORES)
     assert "skipped" not in capsys.readouterr().err
 
@@ -50,7 +51,7 @@ def test_textures_and_scenes_go_from_folders_to_a_table_and_a_bundle_that_agrees
     files = list(found.ood["scenes"].images.images)[::12]
     assert len(files) == 20
     for text in SCORES:
-        make_bundle(found, text, settings).save(tmp_path / "bundle")
+        make_bundle(found, text).save(tmp_path / "bundle")
         verdicts = Bundle.load(tmp_path / "bundle").predict(files)  # 100 x 100 photographs, resized by the bundle
         measured = found.evaluation.scores[text]
         np.testing.assert_allclose([it.score for it in verdicts], measured.ood_score["scenes"][::12], rtol=1e-5)

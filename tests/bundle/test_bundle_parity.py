@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spherood.benchmark.evaluation import Evaluated, Subject, evaluate
+from spherood.benchmark.evaluation import Evaluated, evaluate
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.shipping import make_bundle
+from spherood.benchmark.subject import Subject
 from spherood.bundle import Bundle
 from spherood.data import Preprocess
 from spherood.features import FeatureStore
@@ -47,14 +48,14 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
         (folder / place).mkdir(parents=True)
         for row in range(count):
             Image.fromarray(drawn(kind, row)).save(folder / place / f"{row:03}.png")
-    subject = Subject("random", build_model(SETTINGS, 2), Preprocess(size=10), ("across", "along"))
+    subject = Subject("random", build_model(SETTINGS, 2), Preprocess(size=10), ("across", "along"), SETTINGS)
     return evaluate(subject, PROTOCOL, folder, FeatureStore(folder / ".features"), SCORES)
 
 
 @pytest.mark.parametrize("text", SCORES)
 @pytest.mark.parametrize("through", ["files", "arrays"])
 def test_the_bundle_scores_as_the_evaluation_did(evaluated: Evaluated, tmp_path: Path, text: str, through: str) -> None:
-    make_bundle(evaluated, text, SETTINGS).save(tmp_path)
+    make_bundle(evaluated, text).save(tmp_path)
     bundle = Bundle.load(tmp_path)
     result = evaluated.evaluation.scores[text]
     assert bundle.threshold() == result.threshold
@@ -72,12 +73,12 @@ def test_the_bundle_scores_as_the_evaluation_did(evaluated: Evaluated, tmp_path:
 
 
 def test_the_bundle_keeps_the_names_of_the_bank_for_knn_alone(evaluated: Evaluated) -> None:
-    assert make_bundle(evaluated, SCORES[0], SETTINGS).bank_names == evaluated.train.images.names
-    assert make_bundle(evaluated, SCORES[1], SETTINGS).bank_names == []
+    assert make_bundle(evaluated, SCORES[0]).bank_names == evaluated.train.images.names
+    assert make_bundle(evaluated, SCORES[1]).bank_names == []
 
 
 def test_a_training_image_is_its_own_nearest_neighbour(evaluated: Evaluated) -> None:
-    bundle = make_bundle(evaluated, SCORES[0], SETTINGS)
+    bundle = make_bundle(evaluated, SCORES[0])
     path, name = evaluated.train.images.images[7], evaluated.train.images.names[7]
     first, *others = bundle.predict([path])[0].neighbours
     assert (first.name, len(others)) == (name, 2)
@@ -85,7 +86,7 @@ def test_a_training_image_is_its_own_nearest_neighbour(evaluated: Evaluated) -> 
 
 
 def test_provenance_says_where_a_bundle_comes_from(evaluated: Evaluated) -> None:
-    bundle = make_bundle(evaluated, SCORES[0], SETTINGS)
+    bundle = make_bundle(evaluated, SCORES[0])
     assert bundle.provenance == {"model": "random", "protocol": "stripes"}
     assert bundle.score.model_dump() == {"use": "knn", "with_": {"k": 5}}
     assert bundle.classes == ("across", "along")

@@ -29,12 +29,13 @@ def test_a_misspelt_score_is_refused_before_the_model_is_looked_at(spherood: Com
 
 def test_an_unknown_run_says_where_it_was_looked_for_and_how_to_make_one(spherood: Command) -> None:
     told = spherood("evaluate", "no-such-run", "--protocol", "demo/digits")
-    assert told == (
-        1,
-        "",
+    assert (told.code, told.out) == (1, "")
+    first, second = told.err.splitlines()
+    assert first == (
         "spherood evaluate: no run at runs/no-such-run. "
-        "Train one with: spherood train --recipe RECIPE.yaml --run no-such-run\n",
+        "Train one with: spherood train --recipe RECIPE.yaml --run no-such-run"
     )
+    assert second.startswith("It could be a network of timm, but ")
 
 
 def test_a_run_leaves_a_table_a_page_and_a_bundle_and_says_where(spherood: Command, run_: Path, photos: Path) -> None:
@@ -48,8 +49,8 @@ def test_a_run_leaves_a_table_a_page_and_a_bundle_and_says_where(spherood: Comma
     assert "–: msp reads logits, which noise does not have." in told.out
     assert "* absent: gone (far); the far mean is incomplete." in told.out
     *_, tables, page, bundle, following = told.out.splitlines()
-    assert tables == f"tables: {run_ / 'tables'}"
-    assert sorted(path.name for path in (run_ / "tables").iterdir()) == ["evaluation.json", "metrics.csv"]
+    assert tables == f"tables: {run_ / 'tables' / 'own'}"
+    assert sorted(path.name for path in (run_ / "tables" / "own").iterdir()) == ["evaluation.json", "metrics.csv"]
     assert page == f"page: {run_ / 'report.html'}"
     assert "<html" in (run_ / "report.html").read_text(encoding="utf-8")[:500]
     assert bundle == f"bundle: {run_ / 'bundle'} (knn:k=3)"
@@ -60,7 +61,10 @@ def test_a_run_leaves_a_table_a_page_and_a_bundle_and_says_where(spherood: Comma
 
     as_json = spherood(*words, "--scores", "knn:k=3", "--json")
     assert as_json.code == 0, as_json.err
-    assert json.loads(as_json.out) == json.loads((run_ / "tables" / "evaluation.json").read_text(encoding="utf-8"))[0]
+    assert (
+        json.loads(as_json.out)
+        == json.loads((run_ / "tables" / "own" / "evaluation.json").read_text(encoding="utf-8"))[0]
+    )
 
 
 def test_a_run_none_of_whose_scores_can_be_computed_is_refused(spherood: Command, run_: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_picture_of_that_size_stays_untouched(resize: Literal["short_side", "s
     ("settings", "message"),
     [
         ({"size": 0}, "size: Input should be greater than or equal to 1"),
-        ({"resize": "strech"}, "resize: Input should be 'short_side' or 'stretch'"),
+        ({"resize": "strech"}, "resize: Input should be 'short_side', 'stretch' or 'none'"),
         ({"sise": 8}, "there is no key 'sise' here. Did you mean 'size'?"),
         ({"mean": [0.5]}, "mean"),
     ],

@@ -210,6 +210,6 @@ def test_what_a_kill_leaves_behind_does_no_harm(tmp_path: Path, folder: Path, mo
     finished = tmp_path / "cache" / name
     finished.rename(tmp_path / "away")
     cut_short(monkeypatch, tmp_path / "cache", images, 4)  # killed while writing a note
-    (part / f".done.json.{os.getpid()}.part").write_text('{"done": 99')
-    assert json.loads((part / "done.json").read_text())["done"] == 6
+    (part / f".done-0-of-1.json.{os.getpid()}.part").write_text('{"done": 99')
+    assert json.loads((part / "done-0-of-1.json").read_text())["done"] == 6
     assert_equal(FeatureStore(tmp_path / "cache").read(model(), PREPROCESS, images), whole)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spherood.models import ResNet
-from spherood.models.resnet import Depth
+from spherood.models.resnet import Depth, Pad
 
 DEPTHS: list[Depth] = ["resnet8", "resnet10", "resnet18", "resnet34", "resnet50"]
 BLOCKS = {
@@ -138,3 +138,36 @@ def test_convolutions_start_with_the_deviation_of_he_et_al() -> None:
     torch.manual_seed(0)
     weight = ResNet("resnet8", width=32).state_dict()["layer3.0.conv1.weight"]  # 64 to 128 channels
     assert float(weight.std()) == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+
+# 0.27 million (He et al., table 6): option A adds none to the 19 convolutions
+def test_resnet20_with_padded_shortcuts_has_the_published_weights() -> None:
+    net = ResNet("resnet20", width=16, shortcut="pad")
+    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    assert not any("downsample" in key for key in shapes)
+    assert parameters(net) == 269_722 - 650  # without the last layer of 10 classes
+    assert len([key for key, shape in shapes.items() if len(shape) == 4]) == 19
+    assert shapes["conv1.weight"] == (16, 3, 3, 3)
+    assert shapes["layer2.0.conv1.weight"] == (32, 16, 3, 3)
+    assert shapes["layer3.2.conv2.weight"] == (64, 64, 3, 3)
+    assert net.dim == 64
+    assert net.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
+
+
+def test_a_padded_shortcut_keeps_every_second_pixel_between_channels_of_zeros() -> None:
+    x = torch.arange(1.0, 33.0).view(1, 2, 4, 4)
+    zero = torch.zeros(2, 2)
+    by_hand = torch.stack([zero, torch.tensor([[1.0, 3], [9, 11]]), torch.tensor([[17.0, 19], [25, 27]]), zero])
+    assert torch.equal(Pad(2, 4, 2)(x), by_hand[None])
+    assert Pad(2, 5, 1)(x).flatten(2).sum(dim=2).tolist() == [[0, 136, 392, 0, 0]]  # the odd one comes last
+
+
+def test_a_block_whose_own_path_is_silent_hands_on_the_padded_input() -> None:
+    block = ResNet("resnet20", width=4, shortcut="pad").eval().get_submodule("layer2.0")
+    with torch.no_grad():
+        block.get_submodule("bn2").weight.zero_()  # type: ignore[operator, union-attr]
+    x = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    out = block(x)
+    assert torch.equal(out[:, 2:6], x[:, :, ::2, ::2])
+    assert not out[:, :2].any()
+    assert not out[:, 6:].any()

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from spherood.benchmark.evaluation import Evaluated, Subject
+from spherood.benchmark.evaluation import Evaluated
 from spherood.benchmark.protocol import load_protocol
 from spherood.benchmark.result import Evaluation, Metrics, Rate, ScoreResult
+from spherood.benchmark.subject import Subject
 from spherood.data import ImageSet, Preprocess
 from spherood.features import Stored
 from spherood.models import Model
@@ -61,6 +62,7 @@ def evaluated() -> Evaluated:
         accuracy={},
         scores={"knn": result(id_score, ood_score)},
         unavailable={},
+        resize="both sides to 2 px, bilinear",
     )
     classes = tuple(f"class {number}" for number in range(21))
     model = Model(nn.Identity(), None, None)
@@ -68,6 +70,7 @@ def evaluated() -> Evaluated:
         evaluation=evaluation,
         subject=Subject("CIDER", model, Preprocess(size=2, resize="stretch"), classes),
         protocol=load_protocol("demo/digits"),
+        classes=classes,
         train=stored("train", [10 * row for row in range(14)], unreadable=1),
         validation=stored("validation", [0.0] * 9, unreadable=2),
         test=stored("test", [4 * row for row in range(30)], unreadable=4),
@@ -125,7 +128,7 @@ def test_the_facts_count_images_and_everything_that_was_skipped(evaluated: Evalu
         "ID images that calibrate": "9",
         "ID test images": "30",
         "OOD images": "tin (12), svhn (5)",
-        "resize": "stretch to 2 px",
+        "resize": "both sides to 2 px, bilinear",
         "unreadable images, skipped": "15",  # 1 + 2 + 4 + 8: of every set
         "in the bundle": "CIDER, knn",
     }

@@ -7,9 +7,9 @@ Shapes: N training rows, B test rows, F feature width, C classes.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from spherood.detectors import KNN
 from spherood.features import Stored
 from spherood.metrics import accuracy
 from spherood.sphere import nearest, normalize
@@ -17,18 +17,23 @@ from spherood.sphere import nearest, normalize
 K = 50
 
 
-def id_accuracy(train: Stored, test: Stored, class_mean: Tensor) -> dict[str, float]:
+def id_accuracy(train: Stored, test: Stored, class_mean: Tensor, bank: Tensor | None = None) -> dict[str, float]:
     """Fractions by "class mean" (nearest unit direction), "k-NN" (majority of 50) and, if it has one, "classifier".
 
-    class_mean: unit rows (C, F). Test images without a label (-1) are left out; with none left, no accuracy.
+    class_mean: unit rows (C, F). bank: the training features as unit rows, where somebody has them already. Test images
+    without a label (-1) are left out; with none left, no accuracy.
     """
     known = torch.from_numpy(test.images.label >= 0)
     label = torch.from_numpy(test.images.label)[known]
     if len(label) == 0:
         return {}
-    unit, bank = normalize(test.outputs.feature[known]), normalize(train.outputs.feature)
+    unit = normalize(test.outputs.feature[known])
+    if bank is None:
+        bank = KNN(k=1).fit(train.batches()).bank  # in batches: all rows at once would take twice the memory
     _, neighbour = nearest(unit, bank, min(K, len(bank)))
-    votes = F.one_hot(torch.from_numpy(train.images.label)[neighbour], len(class_mean)).sum(dim=1)  # (B, C)
+    vote = torch.from_numpy(train.images.label)[neighbour]  # (B, 50)
+    votes = torch.zeros(len(unit), len(class_mean), dtype=torch.int16)  # (B, C); one-hot votes take (B, 50, C)
+    votes.scatter_add_(1, vote, torch.ones_like(vote, dtype=torch.int16))
     found = {
         "class mean": accuracy((unit @ class_mean.T).argmax(dim=1), label),
         "k-NN": accuracy(votes.argmax(dim=1), label),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spherood import calibration, metrics, naming
+from spherood import calibration, metrics
 from spherood.benchmark.accuracy import id_accuracy
 from spherood.benchmark.protocol import Protocol
-from spherood.benchmark.result import Evaluation, Kind, Metrics, Rate, ScoreResult, Scores
-from spherood.data import ImageSet, Preprocess
-from spherood.detectors import Detector
+from spherood.benchmark.result import MEANS, Evaluation, Interval, Kind, Metrics, Rate, ScoreResult, Scores, Sweep
+from spherood.benchmark.scores import Detectors, build_scores, choose, fit_all, score_all, too_large
+from spherood.benchmark.sets import Images, Sets, check_subject, find_images, pooled, read_sets
+from spherood.benchmark.subject import Subject
+from spherood.bundle.manifest import shared_confidence
+from spherood.detectors import KNN, Detector
 from spherood.errors import DataError
 from spherood.features import FeatureStore, Stored
-from spherood.models import Model
-from spherood.progress import progress
 from spherood.sphere import ClassMeans, normalize
 from spherood.sphere.geometry import geometry
 
 GEOMETRY_ROWS = 5_000  # at most, of ID and of OOD
-TILE = 2048  # rows scored between two updates of the progress bar
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is evaluated: its name in the table, the names of its classes, and how its input is made."""
-
-    name: str
-    model: Model
-    preprocess: Preprocess
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,82 +37,117 @@ class Evaluated:
     evaluation: Evaluation
     subject: Subject
     protocol: Protocol
+    classes: tuple[str, ...]
     train: Stored
-    validation: Stored
-    test: Stored
+    validation: Stored | None
+    test: Stored  # of the full spectrum: ID test, then the sets under covariate shift
     ood: Mapping[str, Stored]
-    detectors: Mapping[str, Detector]
+    detectors: Mapping[str, Detector]  # by score as typed; of a sweep, the one that won
     class_mean: Tensor  # (C, F), unit rows
 
 
-def build_scores(scores: Sequence[str]) -> dict[str, Detector]:
-    """Unfitted detectors by the text that names them (`knn:k=100`); ConfigError for an unknown name or setting."""
-    return {text: naming.build("detectors", *naming.parse_spec(text)) for text in scores}
-
-
-def evaluate(subject: Subject, protocol: Protocol, data: Path, store: FeatureStore, scores: Sequence[str]) -> Evaluated:
+def evaluate(
+    subject: Subject,
+    protocol: Protocol,
+    data: Path,
+    store: FeatureStore,
+    scores: Sequence[str],
+    *,
+    full_spectrum: bool = False,
+    without: Collection[str] = (),
+) -> Evaluated:
     """Fit every score on the ID training set, calibrate it on the validation set, measure it on the test sets.
 
     A score that reads what the model lacks is listed as unavailable; an OOD set that is not on disk as absent.
-    DataError where an ID set is absent or has other classes than the model.
+    Errors as `find_images` and `check_subject` raise them.
     """
-    detectors = build_scores(scores)
-    train, validation, test = (
-        source.load(data, name)
-        for name, source in (
-            ("ID train", protocol.id.train),
-            ("ID validation", protocol.id.validation),
-            ("ID test", protocol.id.test),
-        )
-    )
-    train.check_classes("evaluation")
-    if train.classes != subject.classes:
-        raise DataError(
-            f"{protocol.name}: the model knows {len(subject.classes)} classes ({_few(subject.classes)}), the ID set of "
-            f"this protocol has {len(train.classes)} ({_few(train.classes)}). Choose another protocol."
-        )
-    _check_labels(test, train.classes, protocol.name)
-    calibration.exceedances_or_refuse(len(validation), protocol.false_alarm_rate, protocol.confidence)
-    ood = {name: source.load(data, name) for name, (_, source) in protocol.ood.items() if source.present(data)}
-    kinds = {name: kind for name, (kind, _) in protocol.ood.items()}
+    candidates = build_scores(scores)
+    tried = max(map(len, candidates.values()), default=1)
+    images = find_images(protocol, data, full_spectrum=full_spectrum, tried=tried, without=without)
+    check_subject(subject, images, protocol)
+    return measure(subject, protocol, images, read_sets(subject, images, protocol, store), candidates)
 
-    def read(images: ImageSet) -> Stored:
-        stored = store.read(subject.model, subject.preprocess, images)
-        for name, why in list(stored.unreadable.items())[:5]:
-            print(f"skipped: {name}: {why}", file=sys.stderr)
-        if stored.unreadable:
-            print(f"{images.name}: skipped {len(stored.unreadable)} unreadable images.", file=sys.stderr)
-        return stored
 
-    train_, validation_, test_ = read(train), read(validation), read(test)
-    ood_ = {name: read(images) for name, images in ood.items()}
-    train_.images.check_classes("evaluation")  # again: all images of a class may have been unreadable
-    means = ClassMeans(len(train.classes))
-    means.add(normalize(train_.outputs.feature), _labels(train_))
+def measure(
+    subject: Subject, protocol: Protocol, images: Images, sets: Sets, candidates: Mapping[str, Detectors]
+) -> Evaluated:
+    """Everything after the features: fits, scores, sweeps, metrics."""
+    classes = images.train.classes
+    means = ClassMeans(len(classes))
+    for outputs, label in sets.train.batches():
+        means.add(normalize(outputs.feature), torch.from_numpy(label))
     class_mean = means.direction.float()
 
-    results: dict[str, ScoreResult] = {}
-    unavailable: dict[str, str] = {}
-    for text, detector in detectors.items():
-        if getattr(train_.outputs, detector.reads) is None:
-            unavailable[text] = f"reads {detector.reads}, which {subject.name} does not have"
-            continue
-        detector.fit(train_.outputs, _labels(train_), subject.model.classifier)
-        sets = {"validation": validation_, "test": test_, **{f"ood {name}": stored for name, stored in ood_.items()}}
-        scored = _score_all(text, detector, sets)
-        results[text] = _result(text, protocol, scored, {name: kinds[name] for name in ood_})
+    unavailable = {
+        text: f"reads {reads}, which {subject.name} does not have"
+        for text, some in candidates.items()
+        if getattr(sets.train.outputs, reads := next(iter(some.values())).reads) is None
+    }
+    available = {text: some for text, some in candidates.items() if text not in unavailable}
+    flat = {one: detector for some in available.values() for one, detector in some.items()}
+    fit_all(flat, sets.train, getattr(subject.model, "classifier", None))
+    chosen, sweeps = _choose(available, flat, sets)
+    scored = score_all(chosen, _named(sets))
+
+    kinds = {name: images.kinds[name] for name in images.kinds if name in sets.ood}
+    results = {
+        text: _result(text, protocol, scored[text], kinds, list(sets.csid), sweeps.get(text), len(available[text]))
+        for text in chosen
+    }
+    test = pooled([sets.test, *sets.csid.values()], "ID test")
+    bank = next((one.bank for one in flat.values() if isinstance(one, KNN)), None)
     evaluation = Evaluation(
         model=subject.name,
         protocol=protocol.name,
-        kinds={name: kinds[name] for name in ood_},
-        absent={name: kind for name, kind in kinds.items() if name not in ood_},
-        accuracy=id_accuracy(train_, test_, class_mean),
+        kinds=kinds,
+        absent={name: images.kinds[name] for name in images.kinds if name in images.absent},
+        accuracy=id_accuracy(sets.train, test, class_mean, bank),
         scores=results,
         unavailable=unavailable,
-        geometry=_geometry(test_, list(ood_.values()), len(train.classes)),
+        geometry=_geometry(test, list(sets.ood.values()), len(classes)),
+        setting="fsood" if sets.csid else "ood",
+        group=subject.group or subject.name,
+        seed=subject.seed,
+        resize=subject.preprocess.rule,
+        notes=(*too_large(chosen, sets.train), *_notes(protocol, images)),
     )
-    available = {text: detector for text, detector in detectors.items() if text in results}
-    return Evaluated(evaluation, subject, protocol, train_, validation_, test_, ood_, available, class_mean)
+    return Evaluated(
+        evaluation, subject, protocol, classes, sets.train, sets.validation, test, sets.ood, chosen, class_mean
+    )
+
+
+def _choose(
+    available: Mapping[str, Detectors], flat: Mapping[str, Detector], sets: Sets
+) -> tuple[Detectors, dict[str, Sweep]]:
+    """One detector per score as typed, and the sweeps that chose where there were several."""
+    swept = {text: some for text, some in available.items() if len(some) > 1}
+    sweeps = {}
+    if swept and sets.validation is not None:
+        seen = {"validation": sets.validation, **{f"validation OOD {n}": one for n, one in sets.validation_ood.items()}}
+        scored = score_all({one: flat[one] for some in swept.values() for one in some}, seen)
+        sweeps = {text: choose(some, scored, list(sets.validation_ood)) for text, some in swept.items()}
+    names = {text: sweeps[text].chosen if text in sweeps else next(iter(some)) for text, some in available.items()}
+    return {text: flat[one] for text, one in names.items()}, sweeps
+
+
+def _named(sets: Sets) -> dict[str, Stored]:
+    named = {"test": sets.test}
+    if sets.validation is not None:
+        named["validation"] = sets.validation
+    named |= {f"csid {name}": stored for name, stored in sets.csid.items()}
+    return named | {f"ood {name}": stored for name, stored in sets.ood.items()}
+
+
+def _notes(protocol: Protocol, images: Images) -> list[str]:
+    notes = []
+    if protocol.id.validation is None:
+        notes.append(f"{protocol.name} has no ID validation set: no threshold is calibrated, so there is no bundle.")
+    if images.csid:
+        notes.append(
+            f"Full spectrum: ID is the test set and {', '.join(images.csid)}, pooled by image. False alarms are those "
+            "of the ID test set alone, whose kind the promise is about."
+        )
+    return notes
 
 
 def _geometry(test: Stored, ood: Sequence[Stored], classes: int) -> dict[str, Any] | None:
@@ -141,28 +167,33 @@ def _geometry(test: Stored, ood: Sequence[Stored], classes: int) -> dict[str, An
         return None
 
 
-def _score_all(text: str, detector: Detector, sets: Mapping[str, Stored]) -> dict[str, Scores]:
-    scored = {}
-    with progress(f"score {text}", sum(len(stored.images) for stored in sets.values())) as advance:
-        for name, stored in sets.items():
-            parts = []
-            for start in range(0, len(stored.images), TILE):
-                parts.append(detector.score(stored.outputs.rows(start, start + TILE)).double().numpy())
-                advance(len(parts[-1]))
-            scored[name] = np.concatenate(parts)
-    return scored
-
-
-def _result(text: str, protocol: Protocol, scored: Mapping[str, Scores], kinds: Mapping[str, Kind]) -> ScoreResult:
-    held_out, id_score = scored["validation"], scored["test"]
+def _result(
+    text: str,
+    protocol: Protocol,
+    scored: Mapping[str, Scores],
+    kinds: Mapping[str, Kind],
+    csid: Sequence[str],
+    sweep: Sweep | None,
+    tried: int,
+) -> ScoreResult:
+    id_score = np.concatenate([scored["test"], *(scored[f"csid {name}"] for name in csid)])
     ood_score = {name: scored[f"ood {name}"] for name in kinds}
-    threshold = calibration.threshold(held_out, protocol.false_alarm_rate, protocol.confidence)
-    alarms = int((id_score > threshold).sum())
+    threshold, held_out, achieved = math.inf, np.empty(0), Rate(math.nan, math.nan, math.nan)
+    if "validation" in scored:
+        held_out = scored["validation"]
+        threshold = calibration.threshold(
+            held_out, protocol.false_alarm_rate, shared_confidence(protocol.confidence, tried)
+        )
+        alarms, tests = int((scored["test"] > threshold).sum()), len(scored["test"])
+        achieved = Rate(alarms / tests, *metrics.clopper_pearson(alarms, tests))
     measured = {name: _metrics(id_score, score, threshold) for name, score in ood_score.items()}
-    for kind in ("near", "far"):
-        members = [astuple(measured[name]) for name in kinds if kinds[name] == kind]
+    intervals = {name: _intervals(id_score, score, measured[name]) for name, score in ood_score.items()}
+    for kind in MEANS:
+        members = [name for name in kinds if kinds[name] == kind]
         if members:
-            measured[kind] = Metrics(*(float(mean) for mean in np.mean(members, axis=0)))
+            rows = [astuple(measured[name]) for name in members]
+            measured[kind] = Metrics(*(float(mean) for mean in np.mean(rows, axis=0)))
+            intervals[kind] = {"auroc": metrics.auroc_interval(id_score, [ood_score[name] for name in members])}
     return ScoreResult(
         name=text,
         held_out_score=held_out,
@@ -172,7 +203,9 @@ def _result(text: str, protocol: Protocol, scored: Mapping[str, Scores], kinds: 
         threshold=threshold,
         false_alarm_rate=protocol.false_alarm_rate,
         confidence=protocol.confidence,
-        achieved=Rate(alarms / len(id_score), *metrics.clopper_pearson(alarms, len(id_score))),
+        achieved=achieved,
+        intervals=intervals,
+        sweep=sweep,
     )
 
 
@@ -183,24 +216,21 @@ def _metrics(id_score: Scores, ood_score: Scores, threshold: float) -> Metrics:
         aupr_out=metrics.aupr_out(id_score, ood_score),
         fpr_ood_at_id95=metrics.fpr_ood_at_id95(id_score, ood_score),
         fpr_id_at_ood95=metrics.fpr_id_at_ood95(id_score, ood_score),
-        caught=float((ood_score > threshold).mean()),
+        caught=float((ood_score > threshold).mean()) if math.isfinite(threshold) else math.nan,
+        average_precision=metrics.average_precision(id_score, ood_score),
+        fpr_ood_at_id95_cider=metrics.fpr_ood_at_id95(id_score, ood_score, rule="cider"),
+        fpr_id_at_ood95_openood=metrics.fpr_id_at_ood95(id_score, ood_score, rule="openood"),
     )
 
 
-def _check_labels(test: ImageSet, classes: Sequence[str], protocol: str) -> None:
-    """DataError where a label means another class: a test folder that lacks one numbers the others anew."""
-    for label in np.unique(test.label[test.label >= 0]):  # a class that is named by its number is taken as it is
-        expected = classes[label] if label < len(classes) else "unknown"
-        if test.classes[label] not in (expected, str(label)) or label >= len(classes):
-            raise DataError(
-                f"{protocol}: class {label} is '{test.classes[label]}' in the ID test set and '{expected}' in the ID "
-                "training set. Give both the same folders, an empty one where there is no image."
-            )
+def _intervals(id_score: Scores, ood_score: Scores, measured: Metrics) -> dict[str, Interval]:
+    """AUROC by DeLong; rates by Clopper-Pearson, at the threshold that was found: its own chance is not counted."""
 
+    def rate(value: float, trials: int) -> Interval:
+        return metrics.clopper_pearson(round(value * trials), trials)
 
-def _labels(stored: Stored) -> Tensor:
-    return torch.from_numpy(stored.images.label)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    return {
+        "auroc": metrics.auroc_interval(id_score, [ood_score]),
+        "fpr_ood_at_id95": rate(measured.fpr_ood_at_id95, len(ood_score)),
+        "fpr_id_at_ood95": rate(measured.fpr_id_at_ood95, len(id_score)),
+    }

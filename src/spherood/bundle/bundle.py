@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spherood import calibration, naming
-from spherood.bundle.manifest import FORMAT, Manifest, Promise, Score, read_manifest, write_bundle
+from spherood.bundle.manifest import FORMAT, Manifest, Promise, Score, read_manifest, shared_confidence, write_bundle
 from spherood.bundle.verdict import Neighbour, Verdict, reason
 from spherood.data.decode import read_rgb
 from spherood.data.preprocess import Preprocess
@@ -116,7 +116,8 @@ class Bundle:
     def threshold(self, false_alarm_rate: float | None = None) -> float:
         """Alarm above it. CalibrationError where the held-out scores are too few for another rate."""
         rate = self.promise.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
-        return calibration.threshold(self.held_out_score, rate, self.promise.confidence)
+        confidence = shared_confidence(self.promise.confidence, self.promise.tried)
+        return calibration.threshold(self.held_out_score, rate, confidence)
 
     def predict(self, images: Sequence[Picture], false_alarm_rate: float | None = None) -> list[Verdict]:
         """A verdict per image: paths, Pillow images, or uint8 RGB arrays (H, W, 3).

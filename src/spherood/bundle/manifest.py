@@ -31,11 +31,21 @@ class Score(Strict):
 
 
 class Promise(Strict):
-    """What the threshold was calibrated for; another rate can be asked for at any time."""
+    """What the threshold was calibrated for; another rate can be asked for at any time.
+
+    tried: settings that were compared on the held-out images. Each gets 1/tried of the doubt, so that the confidence
+    holds for the one that won.
+    """
 
     false_alarm_rate: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
     held_out: int = Field(ge=1)
+    tried: int = Field(default=1, ge=1)
+
+
+def shared_confidence(confidence: float, tried: int) -> float:
+    """The confidence that each of `tried` settings needs, so that the one that wins has `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / tried
 
 
 class File(Strict):

@@ -8,8 +8,10 @@ from errno import EACCES, EEXIST, EFBIG, EISDIR, ENAMETOOLONG, ENOSPC, ENOTDIR, 
 
 import typer
 
+from spherood.cli.compare import compare
 from spherood.cli.demo import demo
 from spherood.cli.evaluate import evaluate
+from spherood.cli.export import export
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
@@ -29,7 +31,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, score):
+for command in (demo, train, evaluate, compare, score, export):
     app.command()(command)
 
 

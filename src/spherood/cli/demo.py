@@ -31,9 +31,10 @@ def demo(
     import torch
     from PIL import Image
 
-    from spherood.benchmark.evaluation import Subject, evaluate
+    from spherood.benchmark.evaluation import evaluate
     from spherood.benchmark.protocol import load_protocol
     from spherood.benchmark.shipping import make_bundle
+    from spherood.benchmark.subject import Subject
     from spherood.benchmark.table import write_tables
     from spherood.cli.show import show
     from spherood.errors import optional
@@ -49,18 +50,18 @@ def demo(
     started = time.monotonic()
     torch.set_num_threads(1)  # nearly as fast with so small a network, and the same figures on any number of cores
     protocol = load_protocol("demo/digits")
-    evaluated, logs, recipes = {}, {}, {}
+    evaluated, logs = {}, {}
     for name, title in NAMES.items():
         run = out / name
         shutil.rmtree(run, ignore_errors=True)
         recipe = load_recipe(Path(str(files("spherood.cli") / "demo_recipes" / f"{name}.yaml")))
         checkpoint = engine.train(recipe, run, Path(), device="cpu")
-        subject = Subject(title, checkpoint.build_model(), recipe.preprocess, checkpoint.classes)
+        subject = Subject(title, checkpoint.build_model(), recipe.preprocess, checkpoint.classes, recipe.model)
         evaluated[name] = evaluate(subject, protocol, Path(), FeatureStore(out / ".features"), SCORES)
-        logs[title], recipes[name] = read_log(run), recipe
+        logs[title] = read_log(run)
 
     shipped, score = SHIPPED
-    make_bundle(evaluated[shipped], score, recipes[shipped].model).save(out / "bundle")
+    make_bundle(evaluated[shipped], score).save(out / "bundle")
     test, ood = evaluated[shipped].test.images, evaluated[shipped].ood["digits 6-9"].images
     for images, row, file in ((test, 0, "known.png"), (ood, 0, "new.png")):
         (out / "images").mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ def show(evaluations: Sequence[Evaluation], *, every_set: bool) -> None:
     console = Console()
     width = None if console.is_terminal else 200  # a log must not be wrapped to 80 columns
     console = Console(width=width, markup=False, emoji=False)  # a name may hold [brackets]
-    summary = Table(title=f"{evaluations[0].protocol}, in percent", title_justify="left")
+    summary = Table(title=f"{table.title(evaluations[0])}, in percent", title_justify="left")
     for number, column in enumerate(table.header(evaluations)):
         summary.add_column(column, justify="left" if number < 2 else "right", overflow="fold")
     for row in table.rows(evaluations):
@@ -33,7 +33,7 @@ def show(evaluations: Sequence[Evaluation], *, every_set: bool) -> None:
         for evaluation in evaluations:
             for text, result in evaluation.scores.items():
                 cells = [
-                    " / ".join(f"{100 * getattr(result.metrics[name], metric):.1f}" for metric in table.TITLES)
+                    " / ".join(table.percent(getattr(result.metrics[name], metric)) for metric in table.TITLES)
                     for name in names
                 ]
                 sets.add_row(evaluation.model, text, *cells)

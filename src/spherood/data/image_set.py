@@ -63,6 +63,22 @@ class ImageSet:
             chosen.append(rows[round(low * len(rows)) : round(high * len(rows))])
         return self.subset(np.sort(np.concatenate(chosen)))
 
+    def first_of_each_class(self, n: int) -> ImageSet:
+        """The first n images of every class, in the order of the set; DataError where a class has fewer."""
+        chosen = []
+        for number, name in enumerate(self.classes):
+            rows = np.flatnonzero(self.label == number)
+            if len(rows) < n:
+                raise DataError(f"{self.name}: class '{name}' has {len(rows):,} images, expected at least {n:,}.")
+            chosen.append(rows[:n])
+        return self.subset(np.sort(np.concatenate(chosen))) if chosen else self
+
+    def draw(self, n: int) -> ImageSet:
+        """n images at random, the same ones at every call, in their order; all of them where there are no more."""
+        if len(self) <= n:
+            return self
+        return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:n]))
+
     def check_classes(self, purpose: str) -> None:
         """DataError unless there are at least two classes and each has an image and a name; `purpose` says for what."""
         if len(self.classes) < 2:

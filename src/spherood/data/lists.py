@@ -1,7 +1,11 @@
-"""Image lists as OpenOOD writes them: one `relative/path.ext LABEL` a line, label -1 for OOD."""
+"""Image lists as OpenOOD writes them: one `relative/path.ext LABEL` a line, label -1 for OOD.
+
+A record `{"class_label": 3, ...}` may stand where the label does.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,10 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
     files = [root / image for image in names]
     absent = [file for file in files if not file.exists()]
     if absent:
-        raise DataError(f"{path}: {len(absent)} of {len(files)} images are missing under {root}, first {absent[0]}.")
+        raise DataError(
+            f"{path}: {len(absent):,} of {len(files):,} images are missing under {root}, first {absent[0]}. Complete "
+            "the set, or leave it out."
+        )
     numbers = np.array(labels, dtype=np.int64)
     first = {labels[row]: Path(names[row]).parent.name for row in reversed(range(len(names)))}
     classes = tuple(first.get(number, str(number)) for number in range(int(numbers.max()) + 1))
@@ -50,9 +57,21 @@ def _entries(path: Path) -> tuple[list[str], list[int]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        image, _, label = line.strip().rpartition(" ")
+        image, label = _parts(line.strip())
         if not image or not (label == "-1" or label.isdecimal()):
             raise DataError(f"{path}, line {number}: expected 'relative/path.png LABEL', got '{line[:80]}'.")
         names.append(image)
         labels.append(int(label))
     return names, labels
+
+
+def _parts(line: str) -> tuple[str, str]:
+    """Path and label; some of OpenOOD's lists have a record in the label's place."""
+    image, brace, record = line.partition(" {")
+    if not brace:
+        image, _, label = line.rpartition(" ")
+        return image, label
+    try:
+        return image, str(json.loads("{" + record)["class_label"])
+    except (ValueError, KeyError, TypeError):
+        return "", ""

@@ -26,12 +26,15 @@ class Block:
     unreadable: dict[int, str]  # index in the set -> reason
 
 
-def blocks(images: ImageSet, preprocess: Preprocess, size: int, start: int = 0) -> Iterator[Block]:
-    """The set from image `start` on, in blocks of `size`, in order."""
+def blocks(
+    images: ImageSet, preprocess: Preprocess, size: int, start: int = 0, stop: int | None = None
+) -> Iterator[Block]:
+    """The images from `start` to before `stop` (the end, if None), in blocks of `size`, in order."""
+    stop = len(images) if stop is None else stop
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: list[Future[Block]] = []
-        for first in range(start, len(images), size):
-            rows = range(first, min(first + size, len(images)))
+        for first in range(start, stop, size):
+            rows = range(first, min(first + size, stop))
             waiting.append(pool.submit(_read, images, preprocess, rows))
             if len(waiting) > AHEAD:
                 yield waiting.pop(0).result()

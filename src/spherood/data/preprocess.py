@@ -11,38 +11,67 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from spherood.errors import ImageError
 from spherood.schema import Strict
 
 Pixels = NDArray[np.uint8]  # (S, S, 3)
 Triple = tuple[float, float, float]
 
 
+KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
 class Preprocess(Strict):
     """Decoder, size, resize rule and normalisation.
 
-    resize="short_side": the short side to `size`, then the centre (OpenOOD's and CIDER's rule);
-    "stretch": both sides to `size`. Bilinear, with Pillow's antialiasing. A picture of that size stays untouched.
-    mean and std are of pixels in 0..1, per channel.
+    resize="short_side": the short side to `short_side` pixels (`size`, if None), then the centre of `size` (OpenOOD's
+    and CIDER's rule); "stretch": both sides to `size`; "none": the picture must have that size. `kernel` with Pillow's
+    antialiasing; a picture that has the size already is not resampled. mean and std: of pixels in 0..1, per channel.
     """
 
     size: int = Field(default=32, ge=1)
-    resize: Literal["short_side", "stretch"] = "short_side"
+    resize: Literal["short_side", "stretch", "none"] = "short_side"
+    short_side: int | None = None
+    kernel: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.25, 0.25, 0.25)
     decoder: Literal["pillow"] = "pillow"
 
+    @model_validator(mode="after")
+    def _short_side_holds_the_crop(self) -> Preprocess:
+        if self.short_side is not None and self.short_side < self.size:
+            raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}. Make it at least that.")
+        return self
+
+    @property
+    def rule(self) -> str:
+        """The resize rule in words: "short side to 256 px, centre 224 px, bilinear"."""
+        if self.resize == "none":
+            return f"as they are, {self.size} px"
+        if self.resize == "stretch":
+            return f"both sides to {self.size} px, {self.kernel}"
+        return f"short side to {self.short_side or self.size} px, centre {self.size} px, {self.kernel}"
+
     def pixels(self, image: Image.Image) -> Pixels:
-        """An RGB picture as uint8 pixels (size, size, 3)."""
+        """An RGB picture as uint8 pixels (size, size, 3); ImageError where "none" meets another size."""
         width, height = image.size
-        if (width, height) != (self.size, self.size):
-            if self.resize == "stretch":
-                image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-            else:
-                short = min(width, height)
-                width, height = self.size * width // short, self.size * height // short
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
+        short_side = self.short_side or self.size
+        if self.resize == "none":
+            if (width, height) != (self.size, self.size):
+                raise ImageError(
+                    f"a picture of {width} x {height}, expected {self.size} x {self.size} as it is. Use a resize rule."
+                )
+        elif self.resize == "stretch":
+            if (width, height) != (self.size, self.size):
+                image = image.resize((self.size, self.size), KERNELS[self.kernel])
+        else:
+            short = min(width, height)
+            if short != short_side:
+                width, height = short_side * width // short, short_side * height // short
+                image = image.resize((width, height), KERNELS[self.kernel])
+            if (width, height) != (self.size, self.size):
                 left, top = round((width - self.size) / 2), round((height - self.size) / 2)
                 image = image.crop((left, top, left + self.size, top + self.size))
         return np.asarray(image, dtype=np.uint8)

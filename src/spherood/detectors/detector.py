@@ -45,6 +45,13 @@ class Detector(nn.Module, ABC):
 
         NotFittedError before `fit`; ShapeError for another width, NaN or infinity.
         """
+        rows = self.checked(x)
+        if len(rows) == 0:
+            return rows.new_empty(0)
+        return torch.cat([self(part) for part in rows.split(SCORE_ROWS)])
+
+    def checked(self, x: Outputs | Array) -> Tensor:
+        """What this detector reads of x, (B, D), on its device; errors as `score` raises them."""
         empty = [name for name, buffer in self.named_buffers() if buffer.numel() == 0]
         if empty:
             raise NotFittedError(f"{self.name}: not fitted. Call fit(feature, label) first.")
@@ -54,9 +61,7 @@ class Detector(nn.Module, ABC):
                 f"{self.name}.score: {self.reads}s have {rows.shape[1]} columns, the fitted ones had {self.width}. "
                 "Was it fitted on another encoder?"
             )
-        if len(rows) == 0:
-            return rows.new_empty(0)
-        return torch.cat([self(part) for part in rows.split(SCORE_ROWS)])
+        return rows
 
     @property
     def name(self) -> str:

@@ -11,14 +11,16 @@ Source: Sun et al., ICML 2022, arXiv:2204.06507; CIDER evaluates with k = 100 (C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from spherood.detectors.detector import Array, Classifier, Detector, Features
+from spherood.detectors.detector import SCORE_ROWS, Array, Classifier, Detector, Features
 from spherood.errors import ConfigError, FitError
+from spherood.outputs import Outputs
 from spherood.sphere import nearest, normalize
 
 
@@ -37,7 +39,25 @@ class KNN(Detector):
     @torch.no_grad()
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Keep the unit features (N, D) as the bank; FitError where N < k."""
-        bank = torch.cat([normalize(rows).float() for rows, _ in self.batches(x, label)])
+        total = getattr(x, "total", 0)  # a stream that says how many it holds is not held twice
+        parts: list[Tensor] = []
+        filled = 0
+        for rows, _ in self.batches(x, label):
+            unit = normalize(rows).float()
+            if total and not parts:
+                parts.append(unit.new_empty(total, unit.shape[1]))
+            if total:
+                parts[0][filled : filled + len(unit)] = unit
+            else:
+                parts.append(unit)
+            filled += len(unit)
+        return self._keep(parts[0][:filled] if len(parts) == 1 else torch.cat(parts))
+
+    def share(self, other: KNN) -> Self:
+        """Be fitted on the bank of another k-NN, without a copy."""
+        return self._keep(other.bank)
+
+    def _keep(self, bank: Tensor) -> Self:
         if len(bank) < self.k:
             raise FitError(f"KNN: k={self.k} is larger than the bank of {len(bank)} features. Use k <= {len(bank)}.")
         self.bank = bank
@@ -45,9 +65,18 @@ class KNN(Detector):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature (B, D) to squared distance (B,)."""
+        return self._distances(x, [self.k])[:, 0]
+
+    @torch.no_grad()
+    def score_at(self, x: Outputs | Array, ks: Sequence[int]) -> Tensor:
+        """`score` for several k up to this one's, (B, len(ks)), from one search."""
+        rows = self.checked(x)
+        return torch.cat([self._distances(part, ks) for part in rows.split(SCORE_ROWS)])
+
+    def _distances(self, x: Tensor, ks: Sequence[int]) -> Tensor:
         unit = normalize(x).to(self.bank.dtype)
         _, index = nearest(unit, self.bank, self.k)
-        return (unit - self.bank[index[:, -1]]).square().sum(dim=1)
+        return torch.stack([(unit - self.bank[index[:, k - 1]]).square().sum(dim=1) for k in ks], dim=1)
 
     @property
     def width(self) -> int:

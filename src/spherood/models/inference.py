@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,15 @@ def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess) -> Outputs:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one, else the CPU; ConfigError for a device that this machine lacks."""
+    """ "auto" is a GPU where there is one (each process its own), else the CPU; ConfigError where it is lacking."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -12,18 +12,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from spherood.models.resnet import Depth, ResNet
+from spherood.models.resnet import Depth, ResNet, Shortcut
 from spherood.outputs import Outputs
 from spherood.schema import Strict
 from spherood.sphere import normalize
 
 
 class ModelSettings(Strict):
-    """Encoder by name, width and stem; a projection head to `dim` (or none); a linear classifier (or none)."""
+    """Encoder by name, width, stem and shortcut; a projection head to `dim` (or none); a classifier (or none)."""
 
     encoder: Depth = "resnet18"
     width: int = Field(default=64, ge=1)
     stem: Literal["cifar", "imagenet"] = "cifar"
+    shortcut: Shortcut = "projection"
     head: Literal["mlp", "linear"] | None = None
     dim: int = Field(default=128, ge=2)
     classifier: bool = False
@@ -48,7 +49,7 @@ def build_model(settings: ModelSettings, classes: int, seed: int = 0) -> Model:
     """A freshly initialised model; the same seed gives the same weights and leaves torch's own generator untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ResNet(settings.encoder, width=settings.width, stem=settings.stem)
+        encoder = ResNet(settings.encoder, width=settings.width, stem=settings.stem, shortcut=settings.shortcut)
         head: nn.Module | None = None
         if settings.head == "linear":
             head = nn.Linear(encoder.dim, settings.dim)

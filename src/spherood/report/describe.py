@@ -21,19 +21,19 @@ def describe(
     shipped = next(one for one in evaluated if one.evaluation.model == model)
     result, protocol = shipped.evaluation.scores[score], shipped.protocol
     sets = ", ".join(f"{name} ({len(stored.images):,})" for name, stored in shipped.ood.items())
-    parts = (shipped.train, shipped.validation, shipped.test, *shipped.ood.values())
+    parts = [one for one in (shipped.train, shipped.validation, shipped.test, *shipped.ood.values()) if one]
     unreadable = sum(len(stored.unreadable) for stored in parts)
     return Content(
         title=" · ".join(one.evaluation.model for one in evaluated),
         lead=protocol.about,
         facts=[
             ("protocol", f"{protocol.name}, version {protocol.version}"),
-            ("classes", ", ".join(shipped.subject.classes[:20]) + (" …" if len(shipped.subject.classes) > 20 else "")),
+            ("classes", ", ".join(shipped.classes[:20]) + (" …" if len(shipped.classes) > 20 else "")),
             ("ID training images", f"{len(shipped.train.images):,}"),
             ("ID images that calibrate", f"{len(result.held_out_score):,}"),
             ("ID test images", f"{len(shipped.test.images):,}"),
             ("OOD images", sets),
-            ("resize", f"{shipped.subject.preprocess.resize} to {shipped.subject.preprocess.size} px"),
+            ("resize", shipped.evaluation.resize),
             ("unreadable images, skipped", f"{unreadable:,}"),
             ("in the bundle", f"{model}, {score}"),
             *_geometry(evaluated),

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from spherood.errors import CheckpointError
 from spherood.files import written_aside
-from spherood.models import Model, build_model
+from spherood.models import Model, build_model, load_state
 from spherood.schema import parse, write_yaml
 from spherood.training.recipe import Recipe
 
@@ -81,23 +80,5 @@ class Checkpoint:
     def build_model(self) -> Model:
         """The trained model; CheckpointError lists the keys that differ."""
         model = build_model(self.recipe.model, len(self.classes), self.recipe.seed)
-        load_state(model, self.model, "the model")
+        load_state(model, self.model, "the model", "Was it made with another recipe?")
         return model
-
-
-def load_state(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
-    """Load every key, no more and no fewer; CheckpointError lists what is missing, unknown or of another shape."""
-    own = module.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in own]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and own[key].numel() and state[key].shape != own[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(
-            f"The checkpoint does not fit {what}: {'; '.join(problems[:8])}{more}. Was it made with another recipe?"
-        )
-    module.load_state_dict(dict(state))

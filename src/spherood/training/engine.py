@@ -25,11 +25,11 @@ from spherood.data.tensors import standardise
 from spherood.data.views import apply, plan
 from spherood.errors import CheckpointError, ConfigError, TrainingError, optional
 from spherood.files import write_json, write_text
-from spherood.models import Model, build_model, choose_device, infer
+from spherood.models import Model, build_model, choose_device, infer, load_state
 from spherood.progress import progress
 from spherood.schema import write_yaml
 from spherood.sphere.geometry import collapsed
-from spherood.training.checkpoint import LAST, Checkpoint, load_state
+from spherood.training.checkpoint import LAST, Checkpoint
 from spherood.training.log import Log, cut_log
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
@@ -68,8 +68,8 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
     state.model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state.losses.to(fabric.device)
     if before is not None:
-        load_state(state.model, before.model, "the model")
-        load_state(state.losses, before.losses, "the losses")
+        load_state(state.model, before.model, "the model", "Was it made with another recipe?")
+        load_state(state.losses, before.losses, "the losses", "Was it made with another recipe?")
         state.optimiser.load_state_dict(dict(before.optimiser))
         state.epoch, state.step = before.epoch, before.step
     else:

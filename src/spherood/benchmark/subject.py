@@ -1,0 +1,141 @@
+"""What is evaluated, found by what a user types: a run, a bundle, anyone's checkpoint, trials, a function."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from spherood.benchmark.protocol import Protocol
+from spherood.bundle.bundle import Bundle
+from spherood.bundle.manifest import MANIFEST
+from spherood.data import Preprocess
+from spherood.errors import CheckpointError, ConfigError, MissingExtraError, nearest
+from spherood.models import ModelSettings, read_foreign
+from spherood.models.custom import from_function, from_timm
+from spherood.models.foreign import SUFFIXES
+from spherood.schema import write_yaml
+from spherood.training.checkpoint import LAST, Checkpoint
+from spherood.training.recipe import Recipe
+
+EPOCH = re.compile(r"checkpoint_(\d+)\.pth\.tar")
+NAMELESS = re.compile(r"(best|last|latest|final|model|checkpoint(_\d+)?|s\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is evaluated: its name in the table, the names of its classes, and how its input is made."""
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...] | int | None  # their names, only their number (a foreign classifier), or not known
+    settings: ModelSettings | None = None  # that rebuild it, for a bundle; None for a network of someone's own
+    group: str = ""  # subjects that differ in their seed alone
+    seed: str = ""
+
+
+def find_subjects(text: str, run: Path, protocol: Protocol, epoch: int | None = None) -> list[Subject]:
+    """One subject, or one per trial of a folder. `run`: the folder that a run of this name has.
+
+    ConfigError where nothing of that name is found, CheckpointError where a file does not fit.
+    """
+    path = Path(text)
+    if path.is_file():
+        return [_foreign(path, protocol)]
+    for folder in (run, path):
+        if (folder / LAST).is_file():
+            return [_run(folder, protocol)]
+        if (folder / MANIFEST).is_file():
+            return [_bundle(folder, protocol)]
+    if path.is_dir():
+        return _folder(path, protocol, epoch)
+    if ":" in text:
+        network, own = from_function(text)
+        return [Subject(text, network, own, None)]
+    if "/" in text or path.suffix in SUFFIXES:
+        raise CheckpointError(
+            f"spherood evaluate: no run at {run}, no checkpoint and no folder {text}. Train one with: "
+            "spherood train --recipe RECIPE.yaml --run NAME"
+        )
+    try:
+        network, own = from_timm(text)
+    except MissingExtraError as error:
+        known = [folder.name for folder in run.parent.glob("*") if (folder / LAST).is_file()]
+        hint = f" {nearest(text, known)}" if known else ""
+        raise CheckpointError(
+            f"spherood evaluate: no run at {run}.{hint} Train one with: spherood train --recipe RECIPE.yaml --run "
+            f"{text}\nIt could be a network of timm, but {error}"
+        ) from None
+    return [Subject(text, network, own, _outputs_of(network))]
+
+
+def _run(folder: Path, protocol: Protocol) -> Subject:
+    checkpoint = Checkpoint.load(folder / LAST)
+    recipe = checkpoint.recipe
+    return Subject(
+        name=folder.name,
+        model=checkpoint.build_model(),
+        preprocess=protocol.applied_to(recipe.preprocess),
+        classes=checkpoint.classes,
+        settings=recipe.model,
+        group=_group(recipe),
+        seed=str(recipe.seed),
+    )
+
+
+def _group(recipe: Recipe) -> str:
+    """The recipe's name, with a hash of everything in it but the seed: what --set changed is another experiment."""
+    same = recipe.model_copy(update={"seed": 0})
+    return f"{recipe.name}#{hashlib.sha256(write_yaml(same).encode()).hexdigest()[:8]}"
+
+
+def _bundle(folder: Path, protocol: Protocol) -> Subject:
+    bundle = Bundle.load(folder)
+    name = folder.parent.name if folder.name == "bundle" else folder.name
+    return Subject(name, bundle.model, protocol.applied_to(bundle.preprocess), bundle.classes, bundle.settings)
+
+
+def _foreign(path: Path, protocol: Protocol) -> Subject:
+    stem = path.name.removesuffix(".tar").rpartition(".")[0] or path.name
+    name = path.absolute().parent.name if NAMELESS.fullmatch(stem) else stem
+    given = protocol.normalise
+    found = read_foreign(path, (given.mean, given.std) if given else None)
+    return Subject(name, found.model, protocol.applied_to(found.preprocess), found.classes, found.settings)
+
+
+def _folder(path: Path, protocol: Protocol, epoch: int | None) -> list[Subject]:
+    """Trials s0, s1, ...; or CIDER's checkpoints by epoch; or a folder with one checkpoint in it."""
+    trials = sorted(path.glob("s[0-9]*/best.ckpt"), key=lambda file: int(re.sub(r"\D", "", file.parent.name) or 0))
+    if trials:
+        name = path.absolute().name
+        return [
+            replace(_foreign(file, protocol), name=f"{name} {file.parent.name}", group=name, seed=file.parent.name)
+            for file in trials
+        ]
+    epochs = {int(match[1]): file for file in path.iterdir() if (match := EPOCH.fullmatch(file.name))}
+    if epochs:
+        if epoch is not None and epoch not in epochs:
+            raise ConfigError(f"{path}: no checkpoint of epoch {epoch}. There are: {_few(sorted(epochs))}.")
+        file = epochs[max(epochs) if epoch is None else epoch]
+        return [replace(_foreign(file, protocol), name=path.absolute().name, group=path.absolute().name)]
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix in SUFFIXES]
+    if len(files) != 1:
+        raise CheckpointError(
+            f"{path}: expected a run ({LAST}), a bundle ({MANIFEST}), trials (s0/best.ckpt), CIDER's "
+            f"checkpoint_N.pth.tar or one checkpoint, found {len(files)} checkpoints. Name the file."
+        )
+    return [_foreign(files[0], protocol)]
+
+
+def _outputs_of(network: nn.Module) -> int | None:
+    classifier = getattr(network, "classifier", None)
+    return classifier.out_features if isinstance(classifier, nn.Linear) else None
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[-8:]))
