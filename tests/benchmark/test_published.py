@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -248,7 +249,10 @@ def test_the_package_holds_every_entry_as_collected_and_no_other() -> None:
             for metric, (value, std) in metrics.items():
                 entry = vars(row) | {"ood_dataset": ood or None, "metric": metric, "value": value, "std": std}
                 ours[tuple(entry[column] for column in collected["columns"])] += 1
-    theirs = Counter(tuple(entry[column] for column in collected["columns"]) for entry in collected["entries"])
+    theirs: Counter[tuple[object, ...]] = Counter()
+    for entry in collected["entries"]:  # a remark of those who collected them says nothing about the source
+        source = re.sub(r" \(same text in \w+ \d+\)|; same text in \w+ \d+", "", entry["source"])
+        theirs[tuple((entry | {"source": source})[column] for column in collected["columns"])] += 1
     assert all(entry.keys() == set(collected["columns"]) for entry in collected["entries"])
     assert ours == theirs
     assert ours.total() == 1068

@@ -117,7 +117,7 @@ def _row(title: str, text: str, members: Sequence[Evaluation]) -> Row:
         }
     ways = [way for way in members[0].accuracy if all(way in one.accuracy for one in members)]
     accuracy = {way: Figure.over({seed: one.accuracy[way] for seed, one in seeds.items()}) for way in ways}
-    kinds = {name: kind for one in members for name, kind in one.kinds.items()}
+    kinds = {name: kind for one in members for name, kind in one.kinds.items() if name in figures}
     absent = {name: kind for one in members for name, kind in one.absent.items()}
     chosen = list(dict.fromkeys(one.scores[text].spec for one in members))
     score = text if chosen == [text] else f"{text} ({', '.join(chosen)})"
@@ -164,6 +164,9 @@ def significance(rows: Sequence[Row], metric: str = "auroc") -> list[str]:
                 continue
             points = f"{100 * (top.mean - figure.mean):.2f} points above {row.name}, {row.score}"
             gap = f"{kind} AUROC: {best.name}, {best.score} is {points}"
+            if _sets(row, kind) != _sets(best, kind):
+                lines.append(f"{gap}; over other OOD sets, so no test.")
+                continue
             if len(shared) < 2:
                 lines.append(f"{gap}; fewer than two seeds in common, so no test.")
                 continue
@@ -182,6 +185,10 @@ def mean_fpr(row: Row, metric: str) -> float | None:
     return float(np.mean(values)) if values and not any(math.isnan(value) for value in values) else None
 
 
+def _sets(row: Row, *kinds: Kind) -> set[str]:
+    return {name for name, kind in row.kinds.items() if kind in kinds}
+
+
 def against_baseline(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
     """Change of the mean FPR over all sets, in points and relative, by both definitions; against the same score."""
     lines = []
@@ -189,6 +196,9 @@ def against_baseline(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
         if any(row.name == one.name for one in baseline):
             continue
         base = next((one for one in baseline if one.score == row.score), baseline[0])
+        if not row.source and _sets(row, *MEANS) != _sets(base, *MEANS):
+            lines.append(f"{row.name}, {row.score} against {base.name}, {base.score}: other OOD sets, so no change.")
+            continue
         for metric in FPRS:
             old, new = mean_fpr(base, metric), mean_fpr(row, metric)
             if old is None or new is None:
@@ -228,7 +238,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     def plain(figure: Figure) -> dict[str, Any]:
         return {
             "mean": figure.mean if math.isfinite(figure.mean) else None,
-            "std": figure.std,
+            "std": figure.std if figure.std is not None and math.isfinite(figure.std) else None,
             "by_seed": {seed: value if math.isfinite(value) else None for seed, value in figure.by_seed.items()},
             "interval": figure.interval,
         }

@@ -54,7 +54,7 @@ class Table:
 
 
 def by_metric(rows: Sequence[Row], protocol: Protocol, wanted: Sequence[str] = ()) -> list[Table]:
-    """A table per metric: sets and means as columns, the best measured figure of a column in bold."""
+    """A table per metric: sets and means as columns, the best figure of a column in bold; an incomplete mean has a star."""
     present = [name for name in protocol.ood if any(name in row.figures for row in rows)]
     means = [kind for kind in MEANS if any(kind in row.figures for row in rows)]
     tables = []
@@ -71,10 +71,12 @@ def by_metric(rows: Sequence[Row], protocol: Protocol, wanted: Sequence[str] = (
                 continue
             cells = [Cell(row.name), Cell(row.score), Cell("" if row.runs is None else str(row.runs))]
             for name in columns:
-                figure = row.figures.get(name, {}).get(metric)
-                text = "–" if figure is None else show(figure)
-                text += "*" if figure is not None and name in MEANS and name in row.absent.values() else ""
-                cells.append(Cell(text, figure is not None and round(100 * figure.mean, 2) == best[name]))
+                if not _has(row, name, metric):
+                    cells.append(Cell("–"))
+                    continue
+                figure, starred = row.figures[name][metric], _incomplete(row, name)
+                bold = not starred and round(100 * figure.mean, 2) == best[name]
+                cells.append(Cell(show(figure) + "*" * starred, bold))
             body.append(cells)
         tables.append(Table(f"{title}, percent", ["model", "score", "runs", *columns], body, words=3))
     return tables
@@ -91,13 +93,14 @@ def as_published(row: Row, layout: Layout, protocol: Protocol) -> Table:
         members = [(name, name) for name in protocol.ood if row.kinds.get(name) == kind]
         mean = "AVG" if layout == "cider" else f"{kind}ood"
         lines += [*members, (mean, kind)] if members and kind in row.figures else members
-    if not any(_has(row, key, field_) for _, key in lines for field_ in columns.values()):
+    fpr = next(iter(columns.values()))  # AUROC is one under every rule and tells nothing
+    if not any(_has(row, key, fpr) for _, key in lines):
         raise ConfigError(
             f"{row.name}, {row.score}: no figures of layout {layout} by {protocol.name}. Try the other layout."
         )
     body = []
     for title, key in lines:
-        mark = "*" if key in MEANS and key in row.absent.values() else ""
+        mark = "*" * _incomplete(row, key)
         found = row.figures.get(key, {})
         cells = [show(found[field_], intervals=False) if field_ in found else "–" for field_ in columns.values()]
         body.append([Cell(title + mark), *(Cell(text) for text in cells)])
@@ -122,11 +125,15 @@ def _has(row: Row, name: str, metric: str) -> bool:
     return figure is not None and math.isfinite(figure.mean)
 
 
+def _incomplete(row: Row, name: str) -> bool:
+    return name in MEANS and name in row.absent.values()
+
+
 def _best(rows: Sequence[Row], name: str, metric: str, higher: bool) -> float | None:
     """Of at least two rows, published ones included; an incomplete mean competes with none."""
     values = [
         round(100 * row.figures[name][metric].mean, 2)
         for row in rows
-        if _has(row, name, metric) and not (name in MEANS and name in row.absent.values())
+        if _has(row, name, metric) and not _incomplete(row, name)
     ]
     return (max(values) if higher else min(values)) if len(values) > 1 else None

@@ -11,7 +11,7 @@ from typing import Literal
 from spherood.benchmark.layouts import Cell, Table
 
 Format = Literal["text", "csv", "latex", "html"]
-LATEX = {"\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$"} | {one: "\\" + one for one in "&%$#_{}"}
+LATEX = {"\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {one: "\\" + one for one in "&%$#_{}"}
 
 
 def render(tables: Sequence[Table], notes: Sequence[str], to: Format) -> str:
@@ -34,7 +34,8 @@ font-weight:600;padding:.5em 0}</style>"
 
 def _text(table: Table) -> str:
     def written(cell: Cell) -> str:
-        return f"**{cell.text}**" if cell.bold else cell.text
+        text = cell.text.replace("|", r"\|")
+        return f"**{text}**" if cell.bold else text
 
     rows = [table.header, *([written(cell) for cell in row] for row in table.rows)]
     width = [max(len(row[column]) for row in rows) for column in range(len(table.header))]

@@ -70,12 +70,16 @@ def compare(
         if rules is None:
             raise ConfigError(f"{chosen.name}: names no published numbers. Leave --published out.")
         found = published_rows(rules.protocol, setting, rules.id_dataset, method or ())
-        papers = [comparison.published_row(one, chosen) for one in found]
+        papers = [row for row in (comparison.published_row(one, chosen) for one in found) if row.kinds]
         rows += papers
         notes += dict.fromkeys(f"{row.name}: {row.source}." for row in papers)
     elif method:
         raise ConfigError("spherood compare: --method chooses among published rows. Add --published.")
-    notes += [f"*: incomplete mean: {name} ({kind}) is absent." for row in rows for name, kind in row.absent.items()]
+    notes += [
+        f"absent: {name} (extra)." if kind == "extra" else f"*: incomplete mean: {name} ({kind}) is absent."
+        for row in rows
+        for name, kind in row.absent.items()
+    ]
     notes += comparison.significance(rows)
     if baseline:
         base = comparison.rows_of(comparison.only(read[baseline], chosen.name, setting))

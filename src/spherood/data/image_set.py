@@ -65,13 +65,15 @@ class ImageSet:
 
     def first_of_each_class(self, n: int) -> ImageSet:
         """The first n images of every class, in the order of the set; DataError where a class has fewer."""
+        if not self.classes:
+            raise DataError(f"{self.name}: has no classes, so not {n:,} images of each. Label them, or ask for a draw.")
         chosen = []
         for number, name in enumerate(self.classes):
             rows = np.flatnonzero(self.label == number)
             if len(rows) < n:
-                raise DataError(f"{self.name}: class '{name}' has {len(rows):,} images, expected at least {n:,}.")
+                raise DataError(f"{self.name}: class '{name}' has {len(rows):,} images, expected {n:,}. Ask for fewer.")
             chosen.append(rows[:n])
-        return self.subset(np.sort(np.concatenate(chosen))) if chosen else self
+        return self.subset(np.sort(np.concatenate(chosen)))
 
     def draw(self, n: int) -> ImageSet:
         """n images at random, the same ones at every call, in their order; all of them where there are no more."""

@@ -5,7 +5,7 @@ A record `{"class_label": 3, ...}` may stand where the label does.
 
 from __future__ import annotations
 
-import json
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,6 @@ def _parts(line: str) -> tuple[str, str]:
         image, _, label = line.rpartition(" ")
         return image, label
     try:
-        return image, str(json.loads("{" + record)["class_label"])
-    except (ValueError, KeyError, TypeError):
+        return image, str(ast.literal_eval("{" + record)["class_label"])  # not JSON: single quotes are as good
+    except (ValueError, SyntaxError, KeyError, TypeError):
         return "", ""

@@ -100,8 +100,9 @@ class Source(Strict):
             return read_folder(data / self.folder, name)
         if self.list_ is not None:
             path, roots = data / self.list_, self._roots(data)
-            root = next((root for root in roots[1:] if any_on_disk(path, root)), roots[0])
-            return read_list(path, root, name)
+            if len(roots) > 1:
+                roots = [root for root in roots if any_on_disk(path, root)] or roots
+            return read_list(path, roots[0], name)
         if self.arrays is not None:
             return read_arrays(data / self.arrays, data / self.labels if self.labels else None, name)
         if self.cifar is not None and self.split is not None:
