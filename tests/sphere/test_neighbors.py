@@ -52,12 +52,12 @@ def test_groups_find_what_the_whole_product_finds_for_every_k(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [900, 1024, 4099])  # less than a block, a block, four and a rest no group divides
+@pytest.mark.parametrize("rows", [900, 8192, 9001])  # less than a block, a block, one and a rest no group divides
 @pytest.mark.parametrize("k", [1, 50, 200])
 def test_the_values_are_those_of_the_product_to_the_last_bit(rows: int, k: int, dtype: torch.dtype) -> None:
     query, bank = drawn(64, 0, dtype), drawn(rows, 1, dtype)
     cosine, index = nearest(query, bank, k)
-    product = torch.cat([query @ block.T for block in bank.split(1024)], dim=1)
+    product = torch.cat([query @ block.T for block in bank.split(neighbors.BLOCK)], dim=1)
     assert cosine.dtype == dtype
     assert torch.equal(cosine, product.topk(k, dim=1).values)
     assert torch.equal(cosine, product.gather(1, index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from spherood.benchmark.comparison import Figure, Row
@@ -50,11 +50,10 @@ class Table:
     header: list[str]
     rows: list[list[Cell]]
     words: int = 1
-    notes: list[str] = field(default_factory=list)
 
 
 def by_metric(rows: Sequence[Row], protocol: Protocol, wanted: Sequence[str] = ()) -> list[Table]:
-    """A table per metric: sets and means as columns, the best figure of a column in bold; an incomplete mean has a star."""
+    """A table per metric: sets and means as columns, the best of a column in bold, a star at incomplete means."""
     present = [name for name in protocol.ood if any(name in row.figures for row in rows)]
     means = [kind for kind in MEANS if any(kind in row.figures for row in rows)]
     tables = []
@@ -83,16 +82,17 @@ def by_metric(rows: Sequence[Row], protocol: Protocol, wanted: Sequence[str] = (
 
 
 def as_published(row: Row, layout: Layout, protocol: Protocol) -> Table:
-    """The README's table of one row: an OOD set a line, with the means where its table has them.
+    """The README's table of one row: an OOD set a line, an absent one with dashes, and the means where it has them.
 
     ConfigError where the row has figures by other rules than the layout's.
     """
     columns = COLUMNS[layout]
     lines: list[tuple[str, str]] = []
     for kind in MEANS:
-        members = [(name, name) for name in protocol.ood if row.kinds.get(name) == kind]
+        members = [(name, name) for name in protocol.ood if kind in (row.kinds.get(name), row.absent.get(name))]
         mean = "AVG" if layout == "cider" else f"{kind}ood"
-        lines += [*members, (mean, kind)] if members and kind in row.figures else members
+        measured = kind in row.figures or kind in row.absent.values()
+        lines += [*members, (mean, kind)] if members and measured else members
     fpr = next(iter(columns.values()))  # AUROC is one under every rule and tells nothing
     if not any(_has(row, key, fpr) for _, key in lines):
         raise ConfigError(

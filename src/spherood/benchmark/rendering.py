@@ -11,7 +11,8 @@ from typing import Literal
 from spherood.benchmark.layouts import Cell, Table
 
 Format = Literal["text", "csv", "latex", "html"]
-LATEX = {"\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {one: "\\" + one for one in "&%$#_{}"}
+LATEX = {"\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$"} | {one: "\\" + one for one in "&%$#_{}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def render(tables: Sequence[Table], notes: Sequence[str], to: Format) -> str:

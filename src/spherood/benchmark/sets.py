@@ -71,7 +71,10 @@ def find_images(
     ood = {}
     for name, (_, source) in protocol.ood.items():
         if name not in absent and source.present(data):
-            ood[name] = source.load(data, name)
+            try:
+                ood[name] = source.load(data, name)
+            except DataError as error:
+                raise DataError(f"{error} To go on without this set: --without {name}") from None
         else:
             absent.setdefault(name, "not on disk")
     found = Images(

@@ -145,7 +145,7 @@ def _report(
         return
     show(evaluations, every_set=True)
     for what, where in made:
-        print(f"{what}: {where}" + (f" ({shipped})" if what == "bundle" else ""))
+        print(f"{what}: {where}" + (f" ({one.evaluation.scores[shipped].spec})" if what == "bundle" else ""))
     if reason:
         print(f"no bundle: {reason}.", file=sys.stderr)
     print(f"next: {following}")

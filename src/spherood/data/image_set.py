@@ -66,7 +66,7 @@ class ImageSet:
     def first_of_each_class(self, n: int) -> ImageSet:
         """The first n images of every class, in the order of the set; DataError where a class has fewer."""
         if not self.classes:
-            raise DataError(f"{self.name}: has no classes, so not {n:,} images of each. Label them, or ask for a draw.")
+            raise DataError(f"{self.name}: no classes to take {n:,} images of each from. Label them, or use draw.")
         chosen = []
         for number, name in enumerate(self.classes):
             rows = np.flatnonzero(self.label == number)

@@ -28,8 +28,8 @@ def read_list(path: Path, root: Path, name: str | None = None) -> ImageSet:
     absent = [file for file in files if not file.exists()]
     if absent:
         raise DataError(
-            f"{path}: {len(absent):,} of {len(files):,} images are missing under {root}, first {absent[0]}. Complete "
-            "the set, or leave it out."
+            f"{path}: {len(absent):,} of {len(files):,} images are missing under {root}, first {absent[0]}. "
+            "Complete the set."
         )
     numbers = np.array(labels, dtype=np.int64)
     first = {labels[row]: Path(names[row]).parent.name for row in reversed(range(len(names)))}
