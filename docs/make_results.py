@@ -22,8 +22,8 @@ METRICS = {"auroc": "AUROC", "fpr_ood_at_id95": "FPR OOD@ID95", "fpr_id_at_ood95
 def row_of(run: Path, hardware: str) -> dict[str, Any]:
     """What is kept of a run: its recipe's name and seed, the commit, the hardware, and every figure."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    (tables,) = (run / "tables").rglob("evaluation.json")
-    (evaluation,) = json.loads(tables.read_text())
+    tables = run / "tables" / recipe["protocol"].replace("/", "-")  # of the protocol that the recipe names
+    (evaluation,) = json.loads((tables / "evaluation.json").read_text())
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True)
     return {

@@ -192,6 +192,7 @@ def test_the_commands_for_people_from_openood_do_what_the_page_says(tmp_path: Pa
     sweep, *_ = said.values()
     assert "chosen on ID validation against tin" in sweep
     assert len(re.findall(r"c10 s\d", sweep)) >= 6
+    assert re.search(r"\| c10 +\| knn:k=50/100/200/500/1000 .*\| 3 +\| +\d+\.\d\d ± \d+\.\d\d", sweep)
     assert "full spectrum" in said[commands("from-openood.md")[3]]
     assert list((tmp_path / "runs" / "c10" / "tables" / "openood-cifar10").glob("scores.parquet"))
     assert "nearood" in (tmp_path / "c10.csv").read_text()

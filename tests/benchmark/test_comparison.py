@@ -99,7 +99,7 @@ def test_the_order_of_the_runs_is_that_of_the_rows_and_changes_no_figure() -> No
     there, back = rows_of(runs), rows_of(runs[::-1])
     assert [row.name for row in there] == ["supcon", "cider"]
     assert [row.name for row in back] == ["cider", "supcon"]
-    assert there[0].figures["near"] == back[1].figures["near"]
+    assert there[0].figures["near"]["auroc"] == back[1].figures["near"]["auroc"]
 
 
 def test_two_runs_of_one_recipe_and_seed_are_refused() -> None:

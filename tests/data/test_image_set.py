@@ -130,3 +130,33 @@ def test_the_fingerprint_follows_path_size_and_both_times_of_a_file(
         monkeypatch.setattr(Path, "stat", lambda path, status=status, **_: status)
         prints.add(a.fingerprint())
     assert len(prints) == 4
+
+
+def test_the_first_of_each_class_come_in_the_order_of_the_set() -> None:
+    images = made([2, 0, -1, 1, 0, 2, 1, 2, 0])
+    found = images.first_of_each_class(2)
+    assert numbers(found) == [0, 1, 3, 4, 5, 6]  # label -1 goes
+    assert found.label.tolist() == [2, 0, 1, 0, 2, 1]
+    assert found.classes == ("a", "b", "c")
+
+
+def test_a_class_with_fewer_images_is_told_with_their_number() -> None:
+    with pytest.raises(DataError, match=r"made: class 'b' has 1 images, expected 2\. Ask for fewer\."):
+        made([0, 1, 0, 2, 2]).first_of_each_class(2)
+    with pytest.raises(DataError, match=r"made: no classes to take 2 images of each from\. Label them, or use draw\."):
+        made([-1, -1], ()).first_of_each_class(2)
+
+
+def test_a_draw_is_random_without_repeats_in_order_and_the_same_at_every_call() -> None:
+    images = made([0] * 100)
+    drawn = numbers(images.draw(30))
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 30
+    assert drawn != list(range(30))
+    assert max(drawn) > 50
+    assert numbers(images.draw(30)) == drawn
+
+
+def test_a_draw_of_as_many_or_more_is_the_whole_set() -> None:
+    for n in (3, 4):
+        assert numbers(made([0, 1, 2]).draw(n)) == [0, 1, 2]

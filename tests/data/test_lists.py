@@ -73,3 +73,39 @@ def test_what_is_no_list_at_all_is_named(tmp_path: Path, picture: Picture) -> No
         read_list(picture("a.png"), tmp_path)
     with pytest.raises(DataError, match="not an image list"):
         read_list(tmp_path, tmp_path)
+
+
+def test_a_dictionary_may_stand_where_the_label_does(tmp_path: Path, picture: Picture) -> None:
+    for name in ("a b/1.png", "c/2.png", "d/3.png"):
+        picture(name)
+    list_ = write(
+        tmp_path,
+        'a b/1.png {"class_label": 1, "group_label": 7}',
+        "c/2.png {'group_label': 7, 'class_label': -1}",
+        "d/3.png 0",
+    )
+    found = read_list(list_, tmp_path)
+    assert found.names == ["a b/1.png", "c/2.png", "d/3.png"]
+    assert found.label.tolist() == [1, -1, 0]
+    assert found.classes == ("d", "a b")
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["{}", '{"group_label": 1}', '{"class_label": "cat"}', '{"class_label": 1.5}', '{"class_label"', "{1, 2}", "{f()}"],
+)
+def test_a_dictionary_without_a_class_label_is_told_by_its_line(tmp_path: Path, picture: Picture, record: str) -> None:
+    picture("a/1.png")
+    with pytest.raises(DataError) as told:
+        read_list(write(tmp_path, "a/1.png 0", f"a/1.png {record}"), tmp_path)
+    assert "val_pets.txt, line 2: expected 'relative/path.png LABEL', got 'a/1.png {" in str(told.value)
+
+
+def test_missing_images_are_told_with_the_root_and_what_to_do(tmp_path: Path) -> None:
+    list_ = write(tmp_path, *(f"a/{number}.png 0" for number in range(1200)))
+    with pytest.raises(DataError) as told:
+        read_list(list_, tmp_path / "images")
+    assert str(told.value) == (
+        f"{list_}: 1,200 of 1,200 images are missing under {tmp_path / 'images'}, first "
+        f"{tmp_path / 'images' / 'a' / '0.png'}. Complete the set, or leave it out."
+    )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from spherood.data import Preprocess
-from spherood.errors import ConfigError
+from spherood.errors import ConfigError, ImageError
 from spherood.schema import parse
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -70,3 +70,58 @@ def test_a_setting_without_meaning_is_refused(settings: dict[str, Any], message:
     with pytest.raises(ConfigError) as told:
         parse(Preprocess, settings, "recipe.yaml")
     assert message in str(told.value)
+
+
+# By hand: the long side is 12 * long / short, cut to an integer; the crop of 8 starts at half of what is over.
+@pytest.mark.parametrize(
+    ("width", "height", "resized", "corner"),
+    [
+        (24, 18, (16, 12), (4, 2)),
+        (18, 25, (12, 16), (2, 4)),  # 16.67 -> 16
+        (13, 12, (13, 12), (2, 2)),  # 2.5 -> 2
+        (8, 8, (12, 12), (2, 2)),  # of the model's size, and still resized and cropped
+        (12, 12, (12, 12), (2, 2)),
+        (5, 7, (12, 16), (2, 4)),  # enlarged
+    ],
+)
+def test_a_longer_short_side_is_resized_first_and_the_crop_is_smaller(
+    width: int, height: int, resized: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    image, (left, top) = drawn(width, height), corner
+    expected = np.asarray(image.resize(resized, BILINEAR))[top : top + 8, left : left + 8]
+    assert np.array_equal(Preprocess(size=8, short_side=12).pixels(image), expected)
+
+
+def test_a_short_side_equal_to_the_size_changes_nothing() -> None:
+    for image in (drawn(8, 8), drawn(11, 8), drawn(20, 13)):
+        assert np.array_equal(Preprocess(size=8, short_side=8).pixels(image), Preprocess(size=8).pixels(image))
+
+
+@pytest.mark.parametrize("resize", ["short_side", "stretch"])
+def test_the_kernel_may_be_bicubic(resize: Literal["short_side", "stretch"]) -> None:
+    image = drawn(20, 20)
+    found = Preprocess(size=8, resize=resize, kernel="bicubic").pixels(image)
+    assert np.array_equal(found, np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)))
+    assert not np.array_equal(found, Preprocess(size=8, resize=resize).pixels(image))
+
+
+def test_without_resizing_a_picture_of_that_size_stays_untouched_and_another_is_refused() -> None:
+    as_is = Preprocess(size=8, resize="none")
+    assert np.array_equal(as_is.pixels(drawn(8, 8)), np.asarray(drawn(8, 8)))
+    for width, height in ((8, 9), (9, 8), (16, 16)):
+        with pytest.raises(ImageError, match=rf"{width} x {height}, expected 8 x 8 as it is\. Use a resize rule\."):
+            as_is.pixels(drawn(width, height))
+
+
+def test_the_rule_is_told_in_words() -> None:
+    assert Preprocess(size=224, short_side=256).rule == "short side to 256 px, centre 224 px, bilinear"
+    assert Preprocess(size=32, kernel="bicubic").rule == "short side to 32 px, centre 32 px, bicubic"
+    assert Preprocess(size=32, resize="stretch").rule == "both sides to 32 px, bilinear"
+    assert Preprocess(size=32, resize="none").rule == "as they are, 32 px"
+
+
+def test_a_short_side_below_the_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"short_side 7 is smaller than size 8\. Make it at least that\."):
+        parse(Preprocess, {"size": 8, "short_side": 7}, "recipe.yaml")
+    with pytest.raises(ConfigError, match="kernel: Input should be 'bilinear' or 'bicubic'"):
+        parse(Preprocess, {"kernel": "lanczos"}, "recipe.yaml")

@@ -13,6 +13,8 @@ import typer
 from spherood.cli.options import RUNS, Data, Device, Json, run_folder
 from spherood.errors import ConfigError
 
+OVER_TRIALS = ("auroc", "fpr_ood_at_id95", "fpr_id_at_ood95", "aupr_in", "aupr_out")  # mean ± deviation
+
 if TYPE_CHECKING:
     from spherood.benchmark.evaluation import Evaluated
     from spherood.benchmark.subject import Subject
@@ -110,6 +112,9 @@ def _home(subjects: list[Subject], run: str | None, model: str) -> Path:
 def _report(
     evaluated: list[Evaluated], home: Path, model: str, protocol: str, save_scores: bool, as_json: bool
 ) -> None:
+    from spherood.benchmark.comparison import rows_of
+    from spherood.benchmark.layouts import by_metric
+    from spherood.benchmark.rendering import render
     from spherood.benchmark.score_file import write_scores
     from spherood.benchmark.shipping import make_bundle, why_no_bundle
     from spherood.benchmark.table import slug, write_tables
@@ -144,6 +149,9 @@ def _report(
         print(json.dumps(records if evaluated[1:] else records[0], indent=2))
         return
     show(evaluations, every_set=True)
+    if evaluated[1:]:
+        tables = by_metric(rows_of(evaluations), one.protocol, OVER_TRIALS)
+        print("\n" + render(tables, [], "text"))
     for what, where in made:
         print(f"{what}: {where}" + (f" ({one.evaluation.scores[shipped].spec})" if what == "bundle" else ""))
     if reason:

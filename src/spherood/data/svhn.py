@@ -24,11 +24,18 @@ def read_svhn(path: Path, name: str | None = None) -> ImageSet:
             raise DataError(f"{path}: there is no '{key}' in it. Is it one of SVHN's cropped digits (format 2)?")
     images, y = content["X"], content["y"]
     if images.dtype != np.uint8 or images.shape[:3] != (32, 32, 3) or images.ndim != 4 or images.shape[3] == 0:
-        raise DataError(f"{path}: expected X of uint8 (32, 32, 3, N), got {images.dtype} {images.shape}.")
+        raise DataError(
+            f"{path}: expected X of uint8 (32, 32, 3, N), got {images.dtype} {images.shape}. "
+            "Is it one of SVHN's cropped digits (format 2)?"
+        )
     if y.shape != (images.shape[3], 1) or y.dtype.kind not in "uif":
-        raise DataError(f"{path}: expected y of numbers ({images.shape[3]}, 1), got {y.dtype} {y.shape}.")
+        raise DataError(
+            f"{path}: expected y of numbers ({images.shape[3]}, 1), got {y.dtype} {y.shape}. Download it again."
+        )
     if not np.isin(y, np.arange(1, 11)).all():
-        raise DataError(f"{path}: labels run {y.min()}..{y.max()}, expected 1..10 where 10 is the digit 0.")
+        raise DataError(
+            f"{path}: labels run {y.min()}..{y.max()}, expected 1..10 where 10 is the digit 0. Download it again."
+        )
     label = y[:, 0].astype(np.int64) % 10
     pixels = np.ascontiguousarray(images.transpose(3, 0, 1, 2))
     names = [f"{path.name}[{row}]" for row in range(len(pixels))]
