@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import spherood as so
-from spherood.benchmark.evaluation import Evaluated, evaluate
-from spherood.benchmark.protocol import Protocol
+from spherood.benchmark.evaluation import Evaluated, _result, evaluate
+from spherood.benchmark.protocol import Protocol, load_protocol
 from spherood.benchmark.result import Evaluation
 from spherood.benchmark.shipping import make_bundle, why_no_bundle
 from spherood.benchmark.subject import Subject
@@ -226,3 +227,48 @@ def test_intervals_hold_the_figure_and_only_means_of_auroc_have_one(run: Callabl
             assert low <= getattr(result.metrics[name], metric) <= high
     alarms = round(result.metrics["olive"].fpr_id_at_ood95 * 50)
     assert result.intervals["olive"]["fpr_id_at_ood95"] == so.metrics.clopper_pearson(alarms, 50)
+
+
+def test_the_full_spectrum_of_imagenet200_at_its_true_sizes_weighs_every_image_alike() -> None:
+    """Its images are not at hand: made-up scores of the sizes that its protocol states."""
+    protocol = load_protocol("openood/imagenet200")
+    draw = np.random.default_rng(0)
+    sizes = {name: source.count for name, source in protocol.csid.items()}
+    assert sizes == {"imagenet_v2": 2000, "imagenet_c": 2000, "imagenet_r": 30000}
+    scored = {"validation": draw.normal(0, 1, 1000), "test": draw.normal(0, 1, 9000)}
+    scored |= {f"csid {name}": draw.normal(shift, 1, sizes[name]) for shift, name in enumerate(sizes, start=1)}
+    kinds = {name: kind for name, (kind, _) in protocol.ood.items()}
+    scored |= {f"ood {name}": draw.normal(2.5, 1, source.count or 0) for name, (_, source) in protocol.ood.items()}
+    result = _result("knn", protocol, scored, kinds, list(sizes), None, 1)
+    assert len(result.id_score) == 43_000
+    parts = ["test", *(f"csid {name}" for name in sizes)]
+    for name in kinds:
+        by_part = [so.metrics.auroc(scored[part], result.ood_score[name]) for part in parts]
+        weighed = np.average(by_part, weights=[len(scored[part]) for part in parts])
+        assert result.metrics[name].auroc == pytest.approx(weighed, abs=1e-12)
+    near = [result.metrics[name].auroc for name in ("ssb_hard", "ninco")]
+    assert result.metrics["near"].auroc == pytest.approx(sum(near) / 2, abs=1e-12)  # sets, whatever their sizes
+    far = [result.metrics[name].fpr_id_at_ood95 for name in ("inaturalist", "textures", "openimage_o")]
+    assert result.metrics["far"].fpr_id_at_ood95 == pytest.approx(sum(far) / 3, abs=1e-12)
+    alarms = (scored["test"] > result.threshold).sum()
+    assert result.achieved.value == alarms / 9000
+
+
+def test_lists_of_imagenets_true_sizes_are_read_and_counted(tmp_path: Path) -> None:
+    """Made-up lists: every line names one picture."""
+    protocol = load_protocol("openood/imagenet1k")
+    picture = tmp_path / "images_largescale" / "one.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (2, 2)).save(picture)
+    sources = [protocol.id.validation, *(source for _, source in protocol.ood.values()), *protocol.csid.values()]
+    for source in sources:
+        assert source is not None
+        assert source.list_ is not None
+        assert source.count is not None
+        file = tmp_path / source.list_
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("one.png -1\n" * source.count)
+        assert len(source.load(tmp_path)) == source.count
+        file.write_text("one.png -1\n" * (source.count - 1))
+        with pytest.raises(DataError, match=f"expected {source.count:,}"):
+            source.load(tmp_path)

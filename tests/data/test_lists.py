@@ -107,5 +107,5 @@ def test_missing_images_are_told_with_the_root_and_what_to_do(tmp_path: Path) ->
         read_list(list_, tmp_path / "images")
     assert str(told.value) == (
         f"{list_}: 1,200 of 1,200 images are missing under {tmp_path / 'images'}, first "
-        f"{tmp_path / 'images' / 'a' / '0.png'}. Complete the set, or leave it out."
+        f"{tmp_path / 'images' / 'a' / '0.png'}. Complete the set."
     )
