@@ -173,7 +173,7 @@ def test_eight_sets_over_three_seeds_have_the_reference_means_and_deviations() -
 
 
 def test_three_seeds_are_paired_as_worked_out_by_hand() -> None:
-    # Differences .01, .02, .03: t = .02 / (.01 / sqrt 3) = sqrt 12; with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2).
+    # Differences .01, .02, .03: t = .02 / (.01 / sqrt 3) = sqrt 12; on two degrees of freedom p = 1 - t / sqrt(t^2 + 2)
     assert 1 - math.sqrt(12 / 14) == pytest.approx(0.0742, abs=5e-5)
     cider = [run(seed, auroc, "cider") for seed, auroc in ((0, 0.91), (1, 0.83), (2, 0.76))]
     supcon = [run(seed, auroc) for seed, auroc in ((2, 0.74), (0, 0.90), (1, 0.80))]  # pairs are found by seed

@@ -113,6 +113,7 @@ def test_a_bundle_is_found_and_measures_as_the_run_did(world: Path, subject: Sub
     make_bundle(first, "knn:k=3").save(tmp_path / "runs" / "m" / "bundle")
     (again,) = find_subjects(str(tmp_path / "runs" / "m" / "bundle"), tmp_path / "none", protocol)
     assert again.name == "m"
+    assert again.settings is None  # measuring what was shipped must not ship another
     second = evaluate(again, protocol, world, store, ["knn:k=3"])
     assert second.evaluation.scores["knn:k=3"].metrics == first.evaluation.scores["knn:k=3"].metrics
 

@@ -34,7 +34,7 @@ class Images:
     ood: Mapping[str, ImageSet]
     validation_ood: Mapping[str, ImageSet]
     kinds: Mapping[str, Kind]  # of every OOD set of the protocol
-    absent: Mapping[str, str]  # OOD set -> why it was not read
+    absent: Collection[str]  # OOD sets that were left out, or are not on disk
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ def find_images(
         raise ConfigError(f"{protocol.name}: a sweep needs `validation_ood` in the protocol. Name one setting instead.")
     if tried > 1 and protocol.id.validation is None:
         raise ConfigError(f"{protocol.name}: a sweep needs an ID validation set. Name one setting instead.")
-    absent = dict.fromkeys(without, "left out")
+    absent = set(without)
     ood = {}
     for name, (_, source) in protocol.ood.items():
-        if name not in absent and source.present(data):
+        if name in absent or not source.present(data):
+            absent.add(name)
+        else:
             try:
                 ood[name] = source.load(data, name)
             except DataError as error:
                 raise DataError(f"{error} To go on without this set: --without {name}") from None
-        else:
-            absent.setdefault(name, "not on disk")
     found = Images(
         train=protocol.id.train.load(data, "ID train"),
         validation=None if protocol.id.validation is None else protocol.id.validation.load(data, "ID validation"),

@@ -16,7 +16,7 @@ def why_no_bundle(evaluated: Evaluated, score: str) -> str:
     if not evaluated.evaluation.scores[score].calibrated:
         return "nothing calibrated a threshold: the protocol has no ID validation set"
     if evaluated.subject.settings is None:
-        return "the network is not one that a bundle can rebuild"
+        return "the network comes from a bundle, or is one that a bundle cannot rebuild"
     return ""
 
 

@@ -34,7 +34,7 @@ class Subject:
     model: nn.Module
     preprocess: Preprocess
     classes: tuple[str, ...] | int | None  # their names, only their number (a foreign classifier), or not known
-    settings: ModelSettings | None = None  # that rebuild it, for a bundle; None for a network of someone's own
+    settings: ModelSettings | None = None  # that rebuild it, for a new bundle; None where none is to be made
     group: str = ""  # subjects that differ in their seed alone
     seed: str = ""
 
@@ -95,9 +95,10 @@ def _group(recipe: Recipe) -> str:
 
 
 def _bundle(folder: Path, protocol: Protocol) -> Subject:
+    """Without settings: measuring what was shipped must not ship another."""
     bundle = Bundle.load(folder)
     name = folder.parent.name if folder.name == "bundle" else folder.name
-    return Subject(name, bundle.model, protocol.applied_to(bundle.preprocess), bundle.classes, bundle.settings)
+    return Subject(name, bundle.model, protocol.applied_to(bundle.preprocess), bundle.classes)
 
 
 def _foreign(path: Path, protocol: Protocol) -> Subject:

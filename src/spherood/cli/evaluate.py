@@ -29,7 +29,13 @@ def evaluate(
             "checkpoint_N.pth.tar, a network of timm, or package.module:function."
         ),
     ],
-    protocol: Annotated[str, typer.Option(help="A protocol of the package, or a path to one's own (.yaml).")],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="A protocol of the package: cider/ or openood/ with cifar10, cifar100, imagenet100, imagenet200 or "
+            "imagenet1k; or a path to one's own (.yaml)."
+        ),
+    ],
     scores: Annotated[
         str | None,
         typer.Option(
