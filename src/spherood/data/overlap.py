@@ -1,7 +1,7 @@
 """Images that two sets share: what was trained on must not be tested, what is ID must not be called OOD.
 
-A file is known by where it really lies, pixels in memory by a digest of each image. Files and pixels are never compared:
-that would decode every file. A copy under another name goes unseen.
+A file is known by where it really lies, pixels in memory by a digest of each image. Files and pixels are never
+compared: that would decode every file. A copy under another name goes unseen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Mapping
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -54,5 +55,5 @@ def _keys(images: ImageSet) -> list[Hashable]:
         folder, file = os.path.split(path)
         if folder not in real:
             real[folder] = os.path.realpath(folder)
-        keys.append(os.path.split(os.path.realpath(path)) if os.path.islink(path) else (real[folder], file))
+        keys.append(os.path.split(os.path.realpath(path)) if Path(path).is_symlink() else (real[folder], file))
     return keys
