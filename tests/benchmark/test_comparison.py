@@ -257,7 +257,7 @@ def test_a_row_has_the_place_that_its_means_would_take_on_the_leaderboard() -> N
     assert ranked[2] > ranked[3]
     (row,) = rows_of([run(0, between)])
     far = {"far": {"auroc": Figure(0.0)}}
-    row = replace(row, figures=row.figures | far, absent={"texture": "far"})
+    row = replace(row, figures={**row.figures, **far}, absent={"texture": "far"})
     protocol = load_protocol("openood/cifar10")
     board = "beside the 26 rows of the OpenOOD leaderboard of 2025-07-19."
     assert standing([row], protocol, "ood") == [
@@ -292,7 +292,8 @@ def test_a_published_row_has_each_metric_under_the_rule_of_its_protocol() -> Non
 def test_a_published_accuracy_is_that_of_the_classifier() -> None:
     (paper,) = published_rows("openood-1.5", "ood", "CIFAR-10", ["T2FNorm"])
     accuracy = published_row(paper, load_protocol("openood/cifar10")).accuracy
-    assert accuracy == {"classifier": Figure(pytest.approx(0.9469), pytest.approx(0.0007))}
+    assert list(accuracy) == ["classifier"]
+    assert (accuracy["classifier"].mean, accuracy["classifier"].std) == pytest.approx((0.9469, 0.0007))
 
 
 def full() -> Evaluation:

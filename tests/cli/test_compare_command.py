@@ -229,6 +229,11 @@ def test_an_absent_set_stars_the_mean_of_its_kind_and_is_named(spherood: Command
         ([], "spherood compare: name runs, or ask for --published figures of a --protocol."),
         (["--published"], "spherood compare: name runs, or ask for --published figures of a --protocol."),
         (["cider-s0", "--metric", "aurok"], "there is no metric 'aurok'. Did you mean 'auroc'?"),
+        (["cider-s0", "--metric", "caught"], "spherood compare: caught was not measured. Leave --metric out."),
+        (
+            ["cider-s0", "--layout", "openood", "--metric", "auroc"],
+            "spherood compare: --layout has its own columns. Leave out --metric and --format json.",
+        ),
         (
             ["cider-s0", "--method", "T2FNorm"],
             "spherood compare: --method chooses among published rows. Add --published.",

@@ -53,6 +53,8 @@ def compare(
     for name in metric or ():
         if name not in layouts.METRICS:
             raise ConfigError(f"there is no metric '{name}'. {nearest(name, layouts.METRICS)}")
+    if layout and (metric or format_ == "json"):
+        raise ConfigError("spherood compare: --layout has its own columns. Leave out --metric and --format json.")
     if not runs and not (published and protocol):
         raise ConfigError("spherood compare: name runs, or ask for --published figures of a --protocol.")
     setting: Literal["ood", "fsood"] = "fsood" if full_spectrum else "ood"
@@ -95,6 +97,8 @@ def compare(
             tables = [layouts.as_published(row, layout, chosen) for row in rows]
         else:
             tables = layouts.by_metric(rows, chosen, metric or ())
+        if not tables:
+            raise ConfigError(f"spherood compare: {', '.join(metric or ())} was not measured. Leave --metric out.")
         text = render(tables, notes, format_)
     if out is None:
         print(text, end="")
