@@ -391,3 +391,12 @@ def test_rows_as_json_hold_fractions_and_null_for_what_was_not_measured() -> Non
         "interval": None,
     }
     assert (record["name"], record["runs"], record["source"]) == ("supcon", 2, "")
+
+
+def test_a_users_run_is_not_called_published() -> None:
+    protocol = load_protocol("cider/cifar10")
+    rows = [published_row(one, protocol) for one in published_rows("cider", "ood", "CIFAR-10", ["CIDER"])]
+    by_name = {name: [row.source for row in rows if row.name == name] for name in {row.name for row in rows}}
+    assert set(by_name) == {"CIDER (published)", "CIDER (a user's run)"}
+    assert all("issue #10" in source for source in by_name["CIDER (published)"])  # the author quotes the paper
+    assert all("issue #6" in source for source in by_name["CIDER (a user's run)"])

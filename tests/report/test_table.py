@@ -55,7 +55,7 @@ def test_figures_that_print_alike_are_both_best_and_a_lone_row_is_not(content: C
 
 def test_absent_sets_are_listed_and_mark_their_mean(content: Content) -> None:
     found = results(content.evaluations, content.chosen)
-    assert found.missing == ["textures (far OOD) is absent: it was not on disk. The far mean is incomplete without it."]
+    assert found.missing == ["textures (far OOD) is absent: it was not read. The far mean is incomplete without it."]
     assert found.summary.table.under[:2] == [("near mean", ""), ("far mean, incomplete", "without textures")]
     per_set = found.per_set[0].table
     assert [name for name, _ in per_set.under] == ["tin", "svhn", "textures"]
@@ -66,7 +66,7 @@ def test_a_set_that_one_model_lacks_is_absent_there_alone(content: Content) -> N
     other = dataclasses.replace(content.evaluations[0], absent={"textures": "far", "lsun": "near"})
     found = results([other, content.evaluations[1]], content.chosen)
     assert (
-        "lsun (near OOD) is absent: it was not on disk for plain. The near mean is incomplete without it."
+        "lsun (near OOD) is absent: it was not read for plain. The near mean is incomplete without it."
         in found.missing
     )
 

@@ -145,8 +145,9 @@ def published_row(row: PublishedRow, protocol: Protocol) -> Row:
             value, std = found["ACC"]
             accuracy["classifier"] = Figure(value / 100, None if std is None else std / 100)
     kinds = {name: kind for name, (kind, _) in protocol.ood.items() if name in figures}
+    whose = "a user's run" if "user" in f"{row.note} {row.source}" else "published"
     return Row(
-        f"{row.method} (published)", row.score, figures, accuracy, kinds, {}, row.runs, f"{row.source}, {row.where}"
+        f"{row.method} ({whose})", row.score, figures, accuracy, kinds, {}, row.runs, f"{row.source}, {row.where}"
     )
 
 

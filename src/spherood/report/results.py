@@ -192,7 +192,7 @@ def results(evaluations: Sequence[Evaluation], chosen: tuple[str, str]) -> Resul
         full=Titled("Every figure", "", full_table(rows, known, absent, chosen)),
         accuracy=Titled("ID accuracy", "", accuracy_table(evaluations, ways, chosen)) if ways else None,
         missing=[
-            f"{name} ({kind} OOD) is absent: it was not on disk"
+            f"{name} ({kind} OOD) is absent: it was not read"
             + (f" for {', '.join(where)}" if len(where) < len(evaluations) else "")
             + f". The {kind} mean is incomplete without it."
             for name, kind in known.items()
