@@ -66,8 +66,7 @@ def test_a_set_that_one_model_lacks_is_absent_there_alone(content: Content) -> N
     other = dataclasses.replace(content.evaluations[0], absent={"textures": "far", "lsun": "near"})
     found = results([other, content.evaluations[1]], content.chosen)
     assert (
-        "lsun (near OOD) is absent: it was not read for plain. The near mean is incomplete without it."
-        in found.missing
+        "lsun (near OOD) is absent: it was not read for plain. The near mean is incomplete without it." in found.missing
     )
 
 
