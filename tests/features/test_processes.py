@@ -44,7 +44,7 @@ ImageSet.read = counted
 model = build_model(ModelSettings(encoder="resnet8", width=2, head="linear", dim=4, classifier=True), 3, 0)
 found = FeatureStore(cache).read(model, Preprocess(size=8), read_folder(cache.parent / "set"))
 log.close()
-print("unreadable:", *found.unreadable)
+os.write(1, (" ".join(["unreadable:", *found.unreadable]) + "\\n").encode())  # at once: two processes share a pipe
 """
 NETWORK = """
 import torch
