@@ -151,14 +151,15 @@ def published_row(row: PublishedRow, protocol: Protocol) -> Row:
     )
 
 
-def significance(rows: Sequence[Row], metric: str = "auroc") -> list[str]:
-    """For each mean, the best measured row against the others, paired by seed."""
+def significance(rows: Sequence[Row]) -> list[str]:
+    """For each mean AUROC, the best measured row against the others, paired by seed; one line for all without a test."""
     lines = []
     for kind in MEANS:
-        found = [(row, row.figures[kind][metric]) for row in rows if not row.source and kind in row.figures]
+        found = [(row, row.figures[kind]["auroc"]) for row in rows if not row.source and kind in row.figures]
         if len(found) < 2:
             continue
         best, top = max(found, key=lambda pair: pair[1].mean)
+        untested = []
         for row, figure in found:
             shared = [seed for seed in top.by_seed if seed in figure.by_seed]
             if row is best or row.name == best.name:
@@ -169,10 +170,15 @@ def significance(rows: Sequence[Row], metric: str = "auroc") -> list[str]:
                 lines.append(f"{gap}; over other OOD sets, so no test.")
                 continue
             if len(shared) < 2:
-                lines.append(f"{gap}; fewer than two seeds in common, so no test.")
+                untested.append(f"{row.name}, {row.score}")
                 continue
             p = metrics.paired_t([top.by_seed[seed] - figure.by_seed[seed] for seed in shared])
             lines.append(f"{gap}; paired t-test over {len(shared)} seeds: p = {p:.2g}.")
+        if untested:
+            lines.append(
+                f"{kind} AUROC: {best.name}, {best.score} is above {'; '.join(untested)}: fewer than two seeds in "
+                "common, so no test."
+            )
     return lines
 
 
