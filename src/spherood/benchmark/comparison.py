@@ -152,7 +152,7 @@ def published_row(row: PublishedRow, protocol: Protocol) -> Row:
 
 
 def significance(rows: Sequence[Row]) -> list[str]:
-    """For each mean AUROC, the best measured row against the others, paired by seed; one line for all without a test."""
+    """For each mean AUROC, the best measured row against the others, paired by seed; the untested ones in one line."""
     lines = []
     for kind in MEANS:
         found = [(row, row.figures[kind]["auroc"]) for row in rows if not row.source and kind in row.figures]
