@@ -4,11 +4,13 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from spherood.calibration import allowed_exceedances, least_held_out
+from spherood.calibration import allowed_exceedances, expected_rate, least_held_out
 from spherood.calibration.exceedances import METHODS, least_rate
 from spherood.errors import ConfigError
 
@@ -101,3 +103,60 @@ def test_a_million_held_out_scores_take_no_time() -> None:
 def test_settings_without_sense_are_refused(settings_: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         allowed_exceedances(**{"n": 100, "false_alarm_rate": 0.05, **settings_})
+
+
+def test_the_expected_rate_of_one_held_out_score_is_that_of_a_uniform_number() -> None:
+    assert expected_rate(1, 0, 0.9) == pytest.approx((0.5, 0.05, 0.95), rel=1e-12)
+
+
+def test_the_expected_rate_above_the_largest_score_worked_out_by_hand() -> None:
+    n = 59  # P(F <= f) = 1 - (1 - f)^n
+    low, high = 1 - 0.975 ** (1 / n), 1 - 0.025 ** (1 / n)
+    assert expected_rate(n, 0) == pytest.approx((1 / 60, low, high), rel=1e-12)
+
+
+@given(n=st.integers(1, 100_000), share=st.floats(0, 1, exclude_max=True), confidence=st.floats(0.01, 0.999))
+@settings(derandomize=True, deadline=None)
+def test_the_expected_rate_follows_the_beta_law(n: int, share: float, confidence: float) -> None:
+    above = int(share * n)
+    law = stats.beta(above + 1, n - above)
+    expected = expected_rate(n, above, confidence)
+    assert expected.mean == pytest.approx(law.mean(), rel=1e-12)
+    assert expected.low == pytest.approx(law.ppf((1 - confidence) / 2), rel=1e-8)
+    assert expected.high == pytest.approx(law.ppf((1 + confidence) / 2), rel=1e-8)
+
+
+def test_the_rate_of_drawn_thresholds_falls_into_the_interval_as_often_as_it_says() -> None:
+    draws, n, above = 4000, 100, 4
+    rate = 1 - np.sort(np.random.default_rng(0).random((draws, n)))[:, n - above - 1]  # uniform scores
+    expected = expected_rate(n, above, 0.9)
+    sd = math.sqrt(0.05 * 0.95 / draws)
+    assert rate.mean() == pytest.approx(expected.mean, rel=0.03)
+    assert np.mean(rate < expected.low) == pytest.approx(0.05, abs=4 * sd)
+    assert np.mean(rate > expected.high) == pytest.approx(0.05, abs=4 * sd)
+    for neighbour in (above - 1, above + 1):  # one rank off and neither end would hold
+        other = expected_rate(n, neighbour, 0.9)
+        assert abs(np.mean(rate < other.low) - 0.05) > 4 * sd
+        assert abs(np.mean(rate > other.high) - 0.05) > 4 * sd
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0), "expected_rate: expected a number of held-out scores, got 0. Pass a whole number >= 1."),
+        ((9, -1), "expected_rate: expected a number of scores above the threshold, got -1. Pass a whole number >= 0."),
+        (
+            (9, 9),
+            "expected_rate: 9 of 9 held-out scores above the threshold, at most 8 can be: the threshold is one of "
+            "them. Count score > threshold.",
+        ),
+        (
+            (9, 1, 95),
+            "expected_rate: confidence must lie strictly between 0 and 1, got 95. For 95 % write 0.95.",
+        ),
+    ],
+)
+def test_an_expected_rate_without_sense_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expected_rate(*arguments)
+    assert str(caught.value) == message

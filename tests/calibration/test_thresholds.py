@@ -73,6 +73,16 @@ def test_the_marginal_threshold_is_right_on_average_and_broken_in_about_every_se
     assert 1 - np.mean(thresholds) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 1000 / DRAWS))
 
 
+def test_one_order_statistic_further_the_marginal_threshold_would_be_wrong_on_average() -> None:
+    draws = uniform_draws(59)  # k = 57: rate 3/60 on average; the next lower one 4/60, the next higher one 2/60
+    sd = math.sqrt(3 * 57 / (60**2 * 61) / DRAWS)  # of the mean of DRAWS beta(3, 57) rates
+    kept = 1 - np.mean([threshold(scores, 0.05, method="marginal") for scores in draws])
+    lower, higher = 1 - np.mean(np.sort(draws)[:, [55, 57]], axis=0)
+    assert kept == pytest.approx(0.05, abs=4 * sd)
+    assert lower > 0.05 + 4 * sd
+    assert higher < 0.05 - 4 * sd
+
+
 def test_where_scores_tie_fewer_alarms_are_raised_never_more() -> None:
     coarse = np.floor(uniform_draws(1000)[:200] * 30) / 30  # values 0, 1/30 .. 29/30, equally often
     rates = [(29 - round(threshold(scores) * 30)) / 30 for scores in coarse]  # P(score > threshold)

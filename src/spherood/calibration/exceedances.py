@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 from spherood.errors import ConfigError, nearest
 from spherood.metrics.binomial import log_at_most
 from spherood.metrics.fractions import check_fraction
+from spherood.metrics.intervals import clopper_pearson
 
 METHODS = ("conditional", "marginal")
 
@@ -36,7 +37,7 @@ def allowed_exceedances(
     ConfigError unless n is a whole number >= 0, both shares lie in (0, 1) and the method is known.
     """
     alpha, delta = _checked(false_alarm_rate, confidence, method)
-    count = _whole(n)
+    count = check_count("Threshold", "held-out scores", n)
     if count == 0:
         return None
     if method == "marginal":
@@ -65,6 +66,46 @@ def least_rate(n: int, confidence: float = 0.95, method: str = "conditional") ->
     return 1 / (n + 1) if method == "marginal" else -math.expm1(math.log(delta) / n)
 
 
+class Expected(NamedTuple):
+    """The law of the true false-alarm rate of one threshold, in three numbers, each a fraction."""
+
+    mean: float
+    low: float  # with (1 - confidence) / 2 of the law below it
+    high: float  # with (1 - confidence) / 2 of the law above it
+
+
+def expected_rate(n: int, above: int, confidence: float = 0.95) -> Expected:
+    """What false-alarm rate to expect where `above` of `n` held-out scores lie above a threshold that is one of them.
+
+    Mean (above + 1) / (n + 1) and the central interval of Beta(above + 1, n - above), of continuous scores and of a
+    threshold chosen by its rank alone. Where scores tie, pass n - k for the k-th smallest: the rate then lies at or
+    below this law. ConfigError unless 0 <= above < n, both whole, and the confidence lies in (0, 1).
+    """
+    count = check_count("expected_rate", "held-out scores", n, least=1)
+    higher = check_count("expected_rate", "scores above the threshold", above)
+    check_fraction("expected_rate", "confidence", confidence)
+    if higher >= count:
+        raise ConfigError(
+            f"expected_rate: {higher} of {count} held-out scores above the threshold, at most {count - 1} can be: the "
+            "threshold is one of them. Count score > threshold."
+        )
+    # P(Beta <= f) = P(Bin(n, f) >= above + 1): each end is one of a Clopper-Pearson interval.
+    low, _ = clopper_pearson(higher + 1, count, confidence)
+    _, high = clopper_pearson(higher, count, confidence)
+    return Expected((higher + 1) / (count + 1), low, high)
+
+
+def check_count(where: str, what: str, value: Any, least: int = 0) -> int:
+    """`value` as a whole number >= `least`; ConfigError, naming `where` and `what` is counted, otherwise."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = -1
+    if count < least:
+        raise ConfigError(f"{where}: expected a number of {what}, got {value!r}. Pass a whole number >= {least}.")
+    return count
+
+
 def _keeps(above: int, n: int, alpha: float, delta: float) -> bool:
     return log_at_most(above, n, alpha) <= math.log(delta) + SLACK
 
@@ -75,13 +116,3 @@ def _checked(false_alarm_rate: Any, confidence: Any, method: str) -> tuple[float
         raise ConfigError(f"Threshold: there is no method {method!r}. {nearest(str(method), METHODS)}")
     alpha = check_fraction("Threshold", "false_alarm_rate", false_alarm_rate)
     return alpha, 1 - check_fraction("Threshold", "confidence", confidence)
-
-
-def _whole(n: Any) -> int:
-    try:
-        count = operator.index(n)
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise ConfigError(f"Threshold: expected a number of held-out scores, got {n!r}. Pass len(held_out_score).")
-    return count
