@@ -27,6 +27,7 @@ ALL = [(name, {}) for name in members("detectors")] + VARIANTS
 LEARNING = [spec for spec in ALL if list(build("detectors", *spec).buffers())]
 EVERY = pytest.mark.parametrize("spec", ALL, ids=str)
 EVERY_LEARNING = pytest.mark.parametrize("spec", LEARNING, ids=str)
+TWO_PASSES = {"combined"}
 CLASSES, DIM = 3, 6
 
 
@@ -110,8 +111,8 @@ def test_arrays_tensors_and_outputs_score_the_same(spec: tuple[str, dict[str, An
 def test_read_only_maps_and_reversed_views_are_read(spec: tuple[str, dict[str, Any]]) -> None:
     x, label = (part.numpy() for part in known(90))
     expected = make(spec).fit(x, label).score(x[:9])
-    reversed_score = make(spec).fit(x[::-1], label[::-1]).score(x[8::-1]).flip(0)
-    torch.testing.assert_close(reversed_score, expected, rtol=1e-5, atol=1e-6)
+    copied = make(spec).fit(x[::-1].copy(), label[::-1].copy()).score(x[8::-1].copy())
+    assert torch.equal(make(spec).fit(x[::-1], label[::-1]).score(x[8::-1]), copied)
     for array in (x, label):
         array.flags.writeable = False
     assert torch.equal(make(spec).fit(x, label).score(x[:9]), expected)
@@ -226,8 +227,14 @@ def test_no_data_and_a_used_up_generator_are_told(spec: tuple[str, dict[str, Any
         yield x, label
 
     once = stream()
-    assert torch.equal(make(spec).fit(once).score(x), make(spec).fit(x, label).score(x))
-    for nothing in (once, [], [(x[:0], label[:0])]):
+    if spec[0] in TWO_PASSES:
+        with pytest.raises(FitError, match=r"a generator gives them once\. Pass a list of batches"):
+            make(spec).fit(once)
+        used_up: list[Any] = []
+    else:
+        assert torch.equal(make(spec).fit(once).score(x), make(spec).fit(x, label).score(x))
+        used_up = [once]
+    for nothing in (*used_up, [], [(x[:0], label[:0])]):
         with pytest.raises(FitError, match=r"\.fit: no data: .* A used-up generator gives nothing"):
             make(spec).fit(nothing)
     with pytest.raises(FitError, match="no data"):

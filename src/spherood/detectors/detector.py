@@ -22,6 +22,7 @@ Array: TypeAlias = Tensor | NDArray[Any]
 Batch: TypeAlias = tuple[Outputs | Array, Array | None]
 Features: TypeAlias = Outputs | Array | Iterable[Batch]
 Classifier: TypeAlias = nn.Linear | None
+Neighbours: TypeAlias = tuple[Tensor, Tensor]  # cosine (B, n) and row of the bank (B, n), nearest first
 
 SCORE_ROWS = 8192  # rows scored at once: bounds the memory of a product with bank or classes
 
@@ -49,6 +50,10 @@ class Detector(nn.Module, ABC):
         if len(rows) == 0:
             return rows.new_empty(0)
         return torch.cat([self(part) for part in rows.split(SCORE_ROWS)])
+
+    def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours | None]:
+        """`score`, and up to n nearest rows of the bank where this detector keeps one."""
+        return self.score(x), None
 
     def checked(self, x: Outputs | Array) -> Tensor:
         """What this detector reads of x, (B, D), on its device; errors as `score` raises them."""

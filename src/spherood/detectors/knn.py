@@ -18,7 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from spherood.detectors.detector import SCORE_ROWS, Array, Classifier, Detector, Features
+from spherood.detectors.detector import SCORE_ROWS, Array, Classifier, Detector, Features, Neighbours
 from spherood.errors import ConfigError, FitError
 from spherood.outputs import Outputs
 from spherood.sphere import nearest, normalize
@@ -65,18 +65,27 @@ class KNN(Detector):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature (B, D) to squared distance (B,)."""
-        return self._distances(x, [self.k])[:, 0]
+        return self._search(x, [self.k], 0)[0][:, 0]
 
     @torch.no_grad()
     def score_at(self, x: Outputs | Array, ks: Sequence[int]) -> Tensor:
         """`score` for several k up to this one's, (B, len(ks)), from one search."""
         rows = self.checked(x)
-        return torch.cat([self._distances(part, ks) for part in rows.split(SCORE_ROWS)])
+        return torch.cat([self._search(part, ks, 0)[0] for part in rows.split(SCORE_ROWS)])
 
-    def _distances(self, x: Tensor, ks: Sequence[int]) -> Tensor:
+    @torch.no_grad()
+    def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours]:
+        """`score`, and the n nearest rows of the bank (all, where it holds fewer), from one search."""
+        found = [self._search(part, [self.k], n) for part in self.checked(x).split(SCORE_ROWS)]
+        score, cosine, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return score[:, 0], (cosine[:, :n], index[:, :n])
+
+    def _search(self, x: Tensor, ks: Sequence[int], n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Distance (B, len(ks)); cosine and row number (B, max(k, n)), nearest first."""
         unit = normalize(x).to(self.bank.dtype)
-        _, index = nearest(unit, self.bank, self.k)
-        return torch.stack([(unit - self.bank[index[:, k - 1]]).square().sum(dim=1) for k in ks], dim=1)
+        cosine, index = nearest(unit, self.bank, max(self.k, min(n, len(self.bank))))
+        distance = [(unit - self.bank[index[:, k - 1]]).square().sum(dim=1) for k in ks]
+        return torch.stack(distance, dim=1), cosine, index
 
     @property
     def width(self) -> int:
