@@ -22,6 +22,15 @@ class Outputs(NamedTuple):
     logits: Tensor | None = None
     layers: tuple[Tensor, ...] | None = None
 
+    def at(self, index: Tensor) -> Outputs:
+        """The images of these numbers, in that order."""
+        return Outputs(
+            self.feature[index],
+            None if self.embedding is None else self.embedding[index],
+            None if self.logits is None else self.logits[index],
+            None if self.layers is None else tuple(layer[index] for layer in self.layers),
+        )
+
     def rows(self, start: int, stop: int) -> Outputs:
         """The images start..stop-1."""
         return Outputs(

@@ -125,3 +125,42 @@ def test_a_short_side_below_the_size_is_refused() -> None:
         parse(Preprocess, {"size": 8, "short_side": 7}, "recipe.yaml")
     with pytest.raises(ConfigError, match="kernel: Input should be 'bilinear' or 'bicubic'"):
         parse(Preprocess, {"kernel": "lanczos"}, "recipe.yaml")
+
+
+@pytest.mark.parametrize(("size", "resized"), [(224, (33_600, 224)), (32, (4_800, 32))])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_picture_of_thirty_thousand_pixels_gives_its_centre(
+    size: int, resized: tuple[int, int], upright: bool
+) -> None:
+    """By hand: the long side is size * 30,000 / 200. Grey grows along it, so the centre is half bright."""
+    ramp = np.repeat(np.linspace(0, 255, 30_000).astype(np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
+    image = Image.fromarray(ramp.swapaxes(0, 1) if upright else ramp)
+    found = Preprocess(size=size).pixels(image)
+    assert found.shape == (size, size, 3)
+    assert np.abs(found.astype(int) - 127).max() <= 1 + 128 * size // resized[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "resized"),
+    [(30_000, 2, "3360000 x 224"), (2, 30_000, "224 x 3360000"), (1, 1_784, "224 x 399616")],
+)
+def test_a_long_narrow_picture_is_refused_before_it_is_enlarged_beyond_memory(
+    width: int, height: int, resized: str
+) -> None:
+    with pytest.raises(ImageError) as told:
+        Preprocess(size=224).pixels(Image.new("RGB", (width, height)))
+    assert str(told.value) == (
+        f"a picture of {width} x {height} would become {resized} before the centre is cut out, too much for memory. "
+        "Crop it first."
+    )
+
+
+def test_the_limit_is_pillows_and_lies_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = drawn(9, 3)  # becomes 24 x 8, 192 pixels
+    expected = Preprocess(size=8).pixels(image)
+    for limit in (192, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert np.array_equal(Preprocess(size=8).pixels(image), expected)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 191)
+    with pytest.raises(ImageError, match="a picture of 9 x 3 would become 24 x 8 before"):
+        Preprocess(size=8).pixels(image)

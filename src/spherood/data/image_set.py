@@ -14,6 +14,7 @@ from PIL import Image
 
 from spherood.data.decode import read_rgb
 from spherood.errors import DataError
+from spherood.progress import progress
 
 Part = Literal["train", "validation", "test"]
 PARTS: dict[Part, tuple[float, float]] = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
@@ -36,6 +37,18 @@ class ImageSet:
         """The picture number `index`, as RGB; ImageError where the file is none."""
         image = self.images[index]
         return read_rgb(image) if isinstance(image, Path) else Image.fromarray(image)
+
+    def thumbnails(self, side: int) -> NDArray[np.uint8]:
+        """Every picture at (side, side), whole and on grey where it is not square; (N, side, side, 3)."""
+        small = np.full((len(self), side, side, 3), 128, dtype=np.uint8)
+        with progress("thumbnails", len(self)) as advance:
+            for row in range(len(self)):
+                picture = self.read(row)
+                picture.thumbnail((side, side))
+                top, left = (side - picture.height) // 2, (side - picture.width) // 2
+                small[row, top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+                advance(1)
+        return small
 
     def subset(self, index: NDArray[np.int64]) -> ImageSet:
         """The images at `index`, in that order."""

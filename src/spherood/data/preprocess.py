@@ -55,7 +55,11 @@ class Preprocess(Strict):
         return f"short side to {self.short_side or self.size} px, centre {self.size} px, {self.kernel}"
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """An RGB picture as uint8 pixels (size, size, 3); ImageError where "none" meets another size."""
+        """An RGB picture as uint8 pixels (size, size, 3).
+
+        ImageError where "none" meets another size, and where a long narrow picture, resized by its short side, would
+        have more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+        """
         width, height = image.size
         short_side = self.short_side or self.size
         if self.resize == "none":
@@ -70,6 +74,11 @@ class Preprocess(Strict):
             short = min(width, height)
             if short != short_side:
                 width, height = short_side * width // short, short_side * height // short
+                if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                    raise ImageError(
+                        f"a picture of {image.width} x {image.height} would become {width} x {height} before the "
+                        "centre is cut out, too much for memory. Crop it first."
+                    )
                 image = image.resize((width, height), KERNELS[self.kernel])
             if (width, height) != (self.size, self.size):
                 left, top = round((width - self.size) / 2), round((height - self.size) / 2)

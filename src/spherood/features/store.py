@@ -35,7 +35,7 @@ from spherood.models.custom import source_of
 from spherood.outputs import Outputs
 from spherood.progress import Advance, progress
 
-FORMAT = 2  # raised when the arithmetic from file to feature changes
+FORMAT = 3  # raised when the arithmetic from file to feature changes
 BLOCK = 128  # images a forward pass: larger ones leave the CPU's caches and are slower there
 FIT_ROWS = 16_384  # rows of a batch for `fit`
 SAVE_EVERY = 16  # blocks between two notes of how far it is

@@ -68,19 +68,17 @@ def from_function(name: str) -> tuple[nn.Module, Preprocess]:
     return Features(network).eval(), preprocess
 
 
+def timm_network(name: str, *, pretrained: bool = False) -> Timm:
+    """A timm network without its weights; ConfigError for an unknown name, MissingExtraError without timm."""
+    timm = _timm(name)
+    return Timm(timm.create_model(name, pretrained=pretrained))
+
+
 def from_timm(name: str) -> tuple[nn.Module, Preprocess]:
-    """A pretrained timm network; ConfigError for an unknown name, MissingExtraError without timm."""
-    try:
-        timm = importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
-        raise MissingExtraError(
-            f"{name}: timm cannot be imported ({str(error).splitlines()[0]}). It needs torch and torchvision of one "
-            "release: pip install timm"
-        ) from None
-    if not timm.is_model(name):
-        raise ConfigError(f"timm has no network '{name}'. {nearest(name, timm.list_models())}")
-    network = timm.create_model(name, pretrained=True)
-    config = timm.data.resolve_model_data_config(network)
+    """A pretrained timm network, and how its images are made; errors as `timm_network`."""
+    timm = _timm(name)
+    network = timm_network(name, pretrained=True)
+    config = timm.data.resolve_model_data_config(network.network)
     size, kernel = int(config["input_size"][-1]), config["interpolation"]
     if kernel not in ("bilinear", "bicubic"):
         raise ConfigError(f"timm's {name} wants {kernel} interpolation; bilinear and bicubic are known here.")
@@ -91,7 +89,20 @@ def from_timm(name: str) -> tuple[nn.Module, Preprocess]:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    return Timm(network).eval(), preprocess
+    return network.eval(), preprocess
+
+
+def _timm(name: str) -> Any:
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
+        raise MissingExtraError(
+            f"{name}: timm cannot be imported ({str(error).splitlines()[0]}). It needs torch and torchvision of one "
+            "release: pip install timm"
+        ) from None
+    if not timm.is_model(name):
+        raise ConfigError(f"timm has no network '{name}'. {nearest(name, timm.list_models())}")
+    return timm
 
 
 def source_of(model: nn.Module) -> str:

@@ -17,7 +17,7 @@ from spherood.outputs import Outputs
 def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess) -> Outputs:
     """uint8 pixels (B, S, S, 3) to Outputs on the CPU, in float32, with the model in evaluation mode."""
     model.eval()
-    device = next(model.parameters()).device
+    device = next((weight.device for weight in model.parameters()), pixels.device)
     found: Outputs = model(normalised(pixels.to(device), preprocess))
     return Outputs(found.feature.float().cpu(), _home(found.embedding), _home(found.logits))
 
