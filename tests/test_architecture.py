@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "spherood"
 ORDER = """
     version errors files schema naming progress outputs
-    sphere metrics calibration losses detectors data models features training bundle benchmark report cli __main__
+    sphere metrics calibration losses detectors data models features training bundle benchmark
+    sklearn report cli __main__
 """
 WITHOUT_TORCH = """
     version errors files schema naming progress outputs calibration/* metrics/* data data/decode data/preprocess
-    bundle bundle/manifest bundle/verdict cli/*
+    data/feature_file data/groups data/parts
+    bundle bundle/card bundle/decision bundle/hub bundle/manifest bundle/origin bundle/verdict cli/*
 """
 ROOMS, FREE_OF_TORCH = ORDER.split(), WITHOUT_TORCH.split()
 

@@ -46,9 +46,20 @@ SIGNATURES = {
     "metrics.paired_t": "(differences)",
     "calibration.threshold": "(held_out_score, false_alarm_rate=0.05, confidence=0.95, method='conditional')",
     "calibration.p_values": "(held_out_score, score)",
-    "Bundle.load": "(folder)",
+    "calibration.two_thresholds": "(held_out_score, reject_rate=0.01, review_rate=0.05, confidence=0.95)",
+    "calibration.group_thresholds": "(held_out_score, held_out_group, false_alarm_rate=0.05, confidence=0.95, "
+    "method='conditional')",
+    "calibration.false_alarm_band": "(held_out_score, confidence=0.95)",
+    "calibration.simultaneous": "(p_value, n, confidence=0.95, method='simes')",
+    "calibration.discoveries": "(p_value, rate=0.1, null_share=1.0)",
+    "calibration.least_discoveries": "(n, m, rate=0.1)",
+    "calibration.weighted_p_values": "(held_out_score, weight, score, own_weight)",
+    "calibration.effective_sample_size": "(weight)",
+    "Bundle.load": "(folder, *, trust=())",
+    "Bundle.fit": "(feature, label=None, *, score=None, held_out=None, false_alarm_rate=0.05, confidence=0.95, seed=0)",
+    "Bundle.from_pretrained": "(repo, *, revision=None, token=None, trust=())",
     "Bundle.predict": "(self, images, false_alarm_rate=None)",
-    "Verdict": "(is_ood, score, p_value, threshold, nearest_class, neighbours, reason)",
+    "Verdict": "(is_ood, score, p_value, threshold, nearest_class, neighbours, reason, needs_review=False)",
 }
 
 

@@ -14,6 +14,7 @@ from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.shipping import make_bundle
 from spherood.benchmark.subject import Subject
 from spherood.bundle.bundle import Bundle
+from spherood.bundle.encoder import origin_of
 from spherood.data import Preprocess
 from spherood.features import FeatureStore
 from spherood.models import ModelSettings, build_model
@@ -38,7 +39,9 @@ def test_textures_and_scenes_go_from_folders_to_a_table_and_a_bundle_that_agrees
     subprocess.run([sys.executable, shared_data / "unpack.py", tmp_path, *names], check=True, capture_output=True)
     classes = tuple(sorted(folder.name for folder in (tmp_path / "texture32").iterdir()))
     settings = ModelSettings(encoder="resnet8", width=8, classifier=True)
-    subject = Subject("random", build_model(settings, len(classes)), Preprocess(size=32), classes, settings)
+    subject = Subject(
+        "random", build_model(settings, len(classes)), Preprocess(size=32), classes, origin_of(settings, len(classes))
+    )
     found = evaluate(subject, PROTOCOL, tmp_path, FeatureStore(tmp_path / "features"), SCORES)
     assert "skipped" not in capsys.readouterr().err
 

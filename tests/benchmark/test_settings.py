@@ -19,6 +19,7 @@ from spherood.benchmark.protocol import Protocol, load_protocol
 from spherood.benchmark.result import Evaluation
 from spherood.benchmark.shipping import make_bundle, why_no_bundle
 from spherood.benchmark.subject import Subject
+from spherood.bundle.encoder import origin_of
 from spherood.errors import CalibrationError, ConfigError, DataError
 from spherood.features import FeatureStore
 from spherood.models import ModelSettings
@@ -135,7 +136,7 @@ def test_the_bundle_of_a_sweep_holds_the_winner_and_its_threshold(
     found = run("knn:k=1/3", false_alarm_rate=0.1, **OOD_VALIDATION)
     result = found.evaluation.scores["knn:k=1/3"]
     settings = ModelSettings(encoder="resnet8", width=2)
-    other = replace(found, subject=replace(subject, settings=settings, model=build_model(settings, 2)))
+    other = replace(found, subject=replace(subject, origin=origin_of(settings, 2), model=build_model(settings, 2)))
     bundle = make_bundle(other, "knn:k=1/3")
     assert isinstance(bundle, Bundle)
     assert (bundle.score.use, bundle.score.with_) == ("knn", {"k": int(result.spec[-1])})

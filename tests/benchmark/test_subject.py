@@ -11,6 +11,8 @@ from spherood.benchmark.evaluation import evaluate
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.shipping import make_bundle
 from spherood.benchmark.subject import Subject, find_subjects
+from spherood.bundle.encoder import origin_of
+from spherood.bundle.origin import FunctionOrigin
 from spherood.data import Preprocess
 from spherood.errors import CheckpointError, ConfigError, DataError
 from spherood.features import FeatureStore
@@ -54,7 +56,7 @@ def test_a_run_is_found_by_its_name_and_by_its_folder_with_its_seed_and_the_prot
     saved_run(tmp_path / "runs" / "mine", "digits", seed=3)
     (by_name,), (by_path,) = find("mine", tmp_path), find(tmp_path / "runs" / "mine", tmp_path)
     assert by_name.name == by_path.name == "mine"
-    assert (by_name.seed, by_name.classes, by_name.settings) == ("3", ("a", "b"), SETTINGS)
+    assert (by_name.seed, by_name.classes, by_name.origin) == ("3", ("a", "b"), origin_of(SETTINGS, 2))
     assert by_name.preprocess.rule == "short side to 16 px, centre 8 px, bilinear"
 
 
@@ -101,7 +103,7 @@ def test_a_file_gives_its_name_and_where_it_has_none_its_folders(tmp_path: Path,
 
 def test_a_bundle_is_found_and_measures_as_the_run_did(world: Path, subject: Subject, tmp_path: Path) -> None:
     model = build_model(SETTINGS, 2)
-    own = Subject("m", model, Preprocess(size=4), ("0", "1"), SETTINGS)
+    own = Subject("m", model, Preprocess(size=4), ("0", "1"), origin_of(SETTINGS, 2))
     parts = {
         part: {"arrays": f"{part}.npy", "labels": f"{part}.labels.npy"} for part in ("train", "validation", "test")
     }
@@ -113,19 +115,21 @@ def test_a_bundle_is_found_and_measures_as_the_run_did(world: Path, subject: Sub
     make_bundle(first, "knn:k=3").save(tmp_path / "runs" / "m" / "bundle")
     (again,) = find_subjects(str(tmp_path / "runs" / "m" / "bundle"), tmp_path / "none", protocol)
     assert again.name == "m"
-    assert again.settings is None  # measuring what was shipped must not ship another
+    assert again.origin is None  # measuring what was shipped must not ship another
     second = evaluate(again, protocol, world, store, ["knn:k=3"])
     assert second.evaluation.scores["knn:k=3"].metrics == first.evaluation.scores["knn:k=3"].metrics
 
 
-def test_a_function_gives_a_network_without_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_gives_a_network_that_a_bundle_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mylab.py").write_text(
         "import torch\nfrom spherood.data import Preprocess\n"
         "def net():\n    return torch.nn.Flatten(), Preprocess(size=8)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     (found,) = find("mylab:net", tmp_path)
-    assert (found.name, found.settings, found.classes) == ("mylab:net", None, None)
+    assert (found.name, found.classes) == ("mylab:net", None)
+    assert isinstance(found.origin, FunctionOrigin)
+    assert (found.origin.name, len(found.origin.sha256)) == ("mylab:net", 64)
 
 
 def test_other_classes_than_the_protocols_are_refused(world: Path, tmp_path: Path) -> None:

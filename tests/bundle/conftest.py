@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spherood.bundle import Bundle, Promise, Score
+from spherood.bundle.encoder import origin_of
 from spherood.data import Preprocess
 from spherood.detectors import KNN
 from spherood.models import Model, ModelSettings, build_model, infer
@@ -34,7 +35,7 @@ def build(seed: int = 0) -> Bundle:
     detector = KNN(k=4).fit(train)
     return Bundle(
         model=model,
-        settings=SETTINGS,
+        origin=origin_of(SETTINGS, 3),
         preprocess=preprocess,
         classes=("cat", "dog", "größe"),
         score=Score.model_validate({"use": "knn", "with": {"k": 4}}),
@@ -77,7 +78,7 @@ def colours() -> Bundle:
     bank = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.8, 0.6, 0], [0, 0.8, 0.6], [0.6, 0, 0.8]])
     return Bundle(
         model=Model(MeanColour(), None, None),
-        settings=SETTINGS,
+        origin=origin_of(SETTINGS, 3),
         preprocess=Preprocess(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
         classes=("red", "green", "blue"),
         score=Score.model_validate({"use": "knn", "with": {"k": 1}}),

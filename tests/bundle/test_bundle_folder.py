@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 import spherood.bundle.bundle as module
+import spherood.bundle.encoder as encoder
 from spherood.bundle import Bundle, read_manifest
 from spherood.errors import BundleError
 
@@ -33,7 +34,7 @@ def test_what_is_loaded_gives_the_verdicts_of_what_was_saved(bundle: Bundle, fol
     assert loaded.predict(list(noise)) == bundle.predict(list(noise))
     assert loaded.classes == ("cat", "dog", "größe")
     assert (loaded.score, loaded.promise, loaded.preprocess) == (bundle.score, bundle.promise, bundle.preprocess)
-    assert (loaded.settings, loaded.provenance) == (bundle.settings, bundle.provenance)
+    assert (loaded.origin, loaded.provenance) == (bundle.origin, bundle.provenance)
     np.testing.assert_array_equal(loaded.held_out_score, bundle.held_out_score)
     assert loaded.held_out_score.dtype == np.float64
 
@@ -52,7 +53,7 @@ def test_another_process_gives_the_same_verdicts(folder: Path, bundle: Bundle, n
 
 
 def test_a_bundle_is_json_and_safetensors_and_nothing_pickled(folder: Path) -> None:
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".md", ".safetensors", ".safetensors"]
     for path in folder.glob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))
     for path in folder.glob("*.safetensors"):
@@ -103,7 +104,7 @@ def test_one_altered_byte_of_the_manifest_is_found_wherever_it_stands(folder: Pa
     assert {
         "was altered (its hash differs). Copy the bundle again.",
         "damaged: it is not the JSON of a bundle. Copy the bundle again.",
-        "bundle format 0, this version reads 1. Update spherood.",
+        "bundle format 3, this version reads 2. Update spherood.",
     } == told
 
 
@@ -116,7 +117,7 @@ def test_a_missing_file_is_named(folder: Path, role: str) -> None:
 
 
 def test_a_folder_that_is_none_of_ours_is_told_with_what_makes_one(folder: Path, tmp_path: Path) -> None:
-    message = r"not a bundle \(no bundle\.json\)\. Make one with: spherood evaluate RUN --protocol P"
+    message = r"not a bundle \(no bundle\.json\)\. Make one with: spherood fit, or spherood evaluate"
     (tmp_path / "photos").mkdir()
     for place in (tmp_path / "photos", tmp_path / "absent", folder / "bundle.json"):
         with pytest.raises(BundleError, match=message):
@@ -131,8 +132,8 @@ def test_a_manifest_that_is_no_manifest_is_called_damaged(folder: Path, text: st
 
 
 def test_a_newer_format_says_to_update(folder: Path) -> None:
-    change(folder, lambda content: content.update(format=2), seal=False)
-    with pytest.raises(BundleError, match=r"bundle format 2, this version reads 1\. Update spherood"):
+    change(folder, lambda content: content.update(format=3), seal=False)
+    with pytest.raises(BundleError, match=r"bundle format 3, this version reads 2\. Update spherood"):
         Bundle.load(folder)
 
 
@@ -197,14 +198,16 @@ def test_a_save_that_fails_midway_leaves_the_older_bundle_whole_and_the_next_one
     before = Bundle.load(folder).predict(list(noise))
     newer = make_bundle(1)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", failing(after))
+        save = failing(after)
+        patch.setattr(module, "save_file", save)
+        patch.setattr(encoder, "save_file", save)
         with pytest.raises(OSError, match="No space left"):
             newer.save(folder)
-    assert len(list(folder.iterdir())) == 4 + after  # the first file of the newer one may lie beside the older four
+    assert len(list(folder.iterdir())) == 5 + after  # the first file of the newer one may lie beside the older five
     assert Bundle.load(folder).predict(list(noise)) == before
 
     newer.save(folder)
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(folder.iterdir())) == 5
     after_ = Bundle.load(folder).predict(list(noise))
     assert after_ == newer.predict(list(noise)) != before
 
@@ -216,7 +219,7 @@ def test_saving_the_same_bundle_twice_changes_no_file_but_the_manifest(folder: P
 
 
 def test_files_of_others_in_the_folder_stay(folder: Path, make_bundle: MakeBundle) -> None:
-    others = [folder / "README.md", folder / "model-of-mine.safetensors"]
+    others = [folder / "notes.md", folder / "model-of-mine.safetensors"]
     for path in others:
         path.write_text("mine")
     make_bundle(1).save(folder)

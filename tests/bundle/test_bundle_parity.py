@@ -14,6 +14,7 @@ from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.shipping import make_bundle
 from spherood.benchmark.subject import Subject
 from spherood.bundle import Bundle
+from spherood.bundle.encoder import origin_of
 from spherood.data import Preprocess
 from spherood.features import FeatureStore
 from spherood.models import ModelSettings, build_model
@@ -48,7 +49,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
         (folder / place).mkdir(parents=True)
         for row in range(count):
             Image.fromarray(drawn(kind, row)).save(folder / place / f"{row:03}.png")
-    subject = Subject("random", build_model(SETTINGS, 2), Preprocess(size=10), ("across", "along"), SETTINGS)
+    subject = Subject(
+        "random", build_model(SETTINGS, 2), Preprocess(size=10), ("across", "along"), origin_of(SETTINGS, 2)
+    )
     return evaluate(subject, PROTOCOL, folder, FeatureStore(folder / ".features"), SCORES)
 
 

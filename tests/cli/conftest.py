@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spherood.bundle import Bundle, Promise, Score
+from spherood.bundle.encoder import origin_of
 from spherood.cli import main
 from spherood.data import Preprocess
 from spherood.detectors import KNN
@@ -70,7 +71,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped") / "bundle"
     Bundle(
         model=model,
-        settings=SETTINGS,
+        origin=origin_of(SETTINGS, 2),
         preprocess=PREPROCESS,
         classes=("cat", "dog"),
         score=Score.model_validate({"use": "knn", "with": {"k": 3}}),

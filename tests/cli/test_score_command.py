@@ -129,7 +129,7 @@ def test_another_rate_is_used_and_one_too_strict_refused_before_any_image_is_rea
 def test_a_folder_that_is_no_bundle_is_told_with_what_makes_one(spherood: Command, photos: Path) -> None:
     told = spherood("score", photos, photos / "a.png")
     assert (told.code, told.out) == (1, "")
-    assert f"{photos}: not a bundle (no bundle.json). Make one with: spherood evaluate" in told.err
+    assert f"{photos}: not a bundle (no bundle.json). Make one with: spherood fit" in told.err
 
 
 def test_large_photographs_are_made_small_one_by_one(

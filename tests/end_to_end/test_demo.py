@@ -151,7 +151,7 @@ def test_an_older_demo_is_replaced_and_nothing_is_left_elsewhere(demo: SimpleNam
     for name in STALE:
         path = demo.folder / name
         assert not path.exists() or path.read_bytes() != b"stale", name
-    assert len(list((demo.folder / "bundle").iterdir())) == 4
+    assert len(list((demo.folder / "bundle").iterdir())) == 5
     assert list(demo.place.iterdir()) == [demo.folder]
 
 

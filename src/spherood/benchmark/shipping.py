@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from spherood import naming
+from spherood import metrics, naming
 from spherood.benchmark.evaluation import Evaluated
+from spherood.benchmark.result import ScoreResult
 from spherood.bundle import Promise, Score
-from spherood.bundle.bundle import Bundle
-from spherood.detectors import KNN
+from spherood.bundle.bundle import Bundle, has_bank
+from spherood.bundle.manifest import Measured, Results, Share
 from spherood.errors import ConfigError
-from spherood.models import Model
 
 
 def why_no_bundle(evaluated: Evaluated, score: str) -> str:
     """The reason why this score cannot ship; empty where it can."""
     if not evaluated.evaluation.scores[score].calibrated:
         return "nothing calibrated a threshold: the protocol has no ID validation set"
-    if evaluated.subject.settings is None:
-        return "the network comes from a bundle, or is one that a bundle cannot rebuild"
+    if evaluated.subject.origin is None:
+        return "the network comes from a bundle, or is one that a bundle cannot bring back"
     return ""
 
 
 def make_bundle(evaluated: Evaluated, score: str) -> Bundle:
     """The bundle of one of the evaluated scores; ConfigError where `why_no_bundle` has a reason."""
     result, subject = evaluated.evaluation.scores[score], evaluated.subject
-    reason, model, settings = why_no_bundle(evaluated, score), subject.model, subject.settings
-    if reason or settings is None or not isinstance(model, Model):
+    if reason := why_no_bundle(evaluated, score):
         raise ConfigError(f"{subject.name}: no bundle of {score}: {reason}.")
     use, with_ = naming.parse_spec(result.spec)
     detector = evaluated.detectors[score]
+    achieved, tests = result.achieved, len(evaluated.test.images)
     return Bundle(
-        model=model,
-        settings=settings,
+        model=subject.model,
+        origin=subject.origin,
         preprocess=subject.preprocess,
         classes=evaluated.classes,
         score=Score.model_validate({"use": use, "with": with_}),
@@ -43,6 +43,17 @@ def make_bundle(evaluated: Evaluated, score: str) -> Bundle:
             held_out=len(result.held_out_score),
             tried=len(result.sweep.auroc) if result.sweep else 1,
         ),
-        bank_names=list(evaluated.train.images.names) if isinstance(detector, KNN) else [],
+        bank_names=list(evaluated.train.images.names) if has_bank(detector) else [],
+        results=Results(
+            false_alarms=Share(of=tests, value=achieved.value, low=achieved.low, high=achieved.high),
+            ood=tuple(_measured(name, result) for name in evaluated.ood),
+            notes=evaluated.evaluation.notes,
+        ),
         provenance={"model": subject.name, "protocol": evaluated.protocol.name},
     )
+
+
+def _measured(name: str, result: ScoreResult) -> Measured:
+    found, trials = result.metrics[name], len(result.ood_score[name])
+    low, high = metrics.clopper_pearson(round(found.caught * trials), trials)
+    return Measured(name=name, caught=Share(of=trials, value=found.caught, low=low, high=high), auroc=found.auroc)

@@ -12,11 +12,11 @@ from torch import nn
 
 from spherood.benchmark.protocol import Protocol
 from spherood.bundle.bundle import Bundle
+from spherood.bundle.encoder import foreign_encoder, function_encoder, run_encoder, timm_encoder
 from spherood.bundle.manifest import MANIFEST
+from spherood.bundle.origin import Origin
 from spherood.data import Preprocess
-from spherood.errors import CheckpointError, ConfigError, MissingExtraError, nearest
-from spherood.models import ModelSettings, read_foreign
-from spherood.models.custom import from_function, from_timm
+from spherood.errors import CheckpointError, ConfigError
 from spherood.models.foreign import SUFFIXES
 from spherood.schema import write_yaml
 from spherood.training.checkpoint import LAST, Checkpoint
@@ -34,7 +34,7 @@ class Subject:
     model: nn.Module
     preprocess: Preprocess
     classes: tuple[str, ...] | int | None  # their names, only their number (a foreign classifier), or not known
-    settings: ModelSettings | None = None  # that rebuild it, for a new bundle; None where none is to be made
+    origin: Origin | None = None  # brings it back, for a new bundle; None where none is to be made
     group: str = ""  # subjects that differ in their seed alone
     seed: str = ""
 
@@ -54,35 +54,18 @@ def find_subjects(text: str, run: Path, protocol: Protocol, epoch: int | None = 
             return [_bundle(folder, protocol)]
     if path.is_dir():
         return _folder(path, protocol, epoch)
-    if ":" in text:
-        network, own = from_function(text)
-        return [Subject(text, network, own, None)]
-    if "/" in text or path.suffix in SUFFIXES:
-        raise CheckpointError(
-            f"spherood evaluate: no run at {run}, no checkpoint and no folder {text}. Train one with: "
-            "spherood train --recipe RECIPE.yaml --run NAME"
-        )
-    try:
-        network, own = from_timm(text)
-    except MissingExtraError as error:
-        known = [folder.name for folder in run.parent.glob("*") if (folder / LAST).is_file()]
-        hint = f" {nearest(text, known)}" if known else ""
-        raise CheckpointError(
-            f"spherood evaluate: no run at {run}.{hint} Train one with: spherood train --recipe RECIPE.yaml --run "
-            f"{text}\nIt could be a network of timm, but {error}"
-        ) from None
-    return [Subject(text, network, own, _outputs_of(network))]
+    found = function_encoder(text) if ":" in text else timm_encoder(text, run, "spherood evaluate")
+    return [Subject(found.name, found.model, found.preprocess, found.classes, found.origin)]
 
 
 def _run(folder: Path, protocol: Protocol) -> Subject:
-    checkpoint = Checkpoint.load(folder / LAST)
-    recipe = checkpoint.recipe
+    found, recipe = run_encoder(folder), Checkpoint.load(folder / LAST).recipe
     return Subject(
-        name=folder.name,
-        model=checkpoint.build_model(),
-        preprocess=protocol.applied_to(recipe.preprocess),
-        classes=checkpoint.classes,
-        settings=recipe.model,
+        name=found.name,
+        model=found.model,
+        preprocess=protocol.applied_to(found.preprocess),
+        classes=found.classes,
+        origin=found.origin,
         group=_group(recipe),
         seed=str(recipe.seed),
     )
@@ -95,9 +78,11 @@ def _group(recipe: Recipe) -> str:
 
 
 def _bundle(folder: Path, protocol: Protocol) -> Subject:
-    """Without settings: measuring what was shipped must not ship another."""
+    """Without an origin: measuring what was shipped must not ship another."""
     bundle = Bundle.load(folder)
     name = folder.parent.name if folder.name == "bundle" else folder.name
+    if bundle.model is None or bundle.preprocess is None:
+        raise ConfigError(f"{folder}: a bundle that reads features has no network to evaluate. Name the network.")
     return Subject(name, bundle.model, protocol.applied_to(bundle.preprocess), bundle.classes)
 
 
@@ -105,8 +90,8 @@ def _foreign(path: Path, protocol: Protocol) -> Subject:
     stem = path.name.removesuffix(".tar").rpartition(".")[0] or path.name
     name = path.absolute().parent.name if NAMELESS.fullmatch(stem) else stem
     given = protocol.normalise
-    found = read_foreign(path, (given.mean, given.std) if given else None)
-    return Subject(name, found.model, protocol.applied_to(found.preprocess), found.classes, found.settings)
+    found = foreign_encoder(path, (given.mean, given.std) if given else None)
+    return Subject(name, found.model, protocol.applied_to(found.preprocess), found.classes, found.origin)
 
 
 def _folder(path: Path, protocol: Protocol, epoch: int | None) -> list[Subject]:
@@ -131,11 +116,6 @@ def _folder(path: Path, protocol: Protocol, epoch: int | None) -> list[Subject]:
             f"checkpoint_N.pth.tar or one checkpoint, found {len(files)} checkpoints. Name the file."
         )
     return [_foreign(files[0], protocol)]
-
-
-def _outputs_of(network: nn.Module) -> int | None:
-    classifier = getattr(network, "classifier", None)
-    return classifier.out_features if isinstance(classifier, nn.Linear) else None
 
 
 def _few(numbers: Sequence[int]) -> str:

@@ -14,13 +14,15 @@ from typing import Any
 
 from pydantic import Field
 
+from spherood.bundle.origin import Origin
 from spherood.data.preprocess import Preprocess
 from spherood.errors import BundleError, ConfigError
 from spherood.files import sha256_of_file, write_json, written_aside
 from spherood.schema import Strict, parse
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
+ROLES = ("model", "detector", "bank", "thumbnails")
 
 
 class Score(Strict):
@@ -34,18 +36,61 @@ class Promise(Strict):
     """What the threshold was calibrated for; another rate can be asked for at any time.
 
     tried: settings that were compared on the held-out images. Each gets 1/tried of the doubt, so that the confidence
-    holds for the one that won.
+    holds for the one that won. by_class: each predicted class has a threshold of its own, but for the `pooled` ones,
+    which had too few held-out images and share one. review_rate: images above the threshold of this larger rate, and
+    not above the other, go to a person.
     """
 
     false_alarm_rate: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
     held_out: int = Field(ge=1)
     tried: int = Field(default=1, ge=1)
+    by_class: bool = False
+    pooled: tuple[str, ...] = ()
+    review_rate: float | None = Field(default=None, gt=0, lt=1)
+
+    @property
+    def each(self) -> float:
+        """The confidence of every single threshold."""
+        return shared_confidence(self.confidence, self.tried * (1 if self.review_rate is None else 2))
 
 
 def shared_confidence(confidence: float, tried: int) -> float:
     """The confidence that each of `tried` settings needs, so that the one that wins has `confidence` (Bonferroni)."""
     return 1 - (1 - confidence) / tried
+
+
+class Share(Strict):
+    """A share of images that was measured, with its 95 % interval."""
+
+    of: int = Field(ge=1)
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class Measured(Strict):
+    """What the bundle did on one set of images when it was made. msp: maximum softmax at the same false-alarm rate."""
+
+    name: str
+    caught: Share
+    msp: Share | None = None
+    auroc: float | None = Field(default=None, ge=0, le=1)
+
+
+class Results(Strict):
+    """The benchmark table of the model card: false alarms on ID test images, and what was caught of each OOD source."""
+
+    false_alarms: Share | None = None
+    ood: tuple[Measured, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Licences(Strict):
+    """As the maker of the bundle stated them; nothing is looked up."""
+
+    data: str = "not stated"
+    weights: str = "not stated"
 
 
 class File(Strict):
@@ -62,10 +107,14 @@ class Manifest(Strict):
     spherood: str
     created: str
     classes: tuple[str, ...]
-    model: dict[str, Any]
-    preprocess: Preprocess
+    model: Origin | None  # None: it reads features that someone else computes
+    preprocess: Preprocess | None
+    reads: str  # feature, embedding or logits
+    width: int | None  # columns of what it reads
     score: Score
     promise: Promise
+    results: Results = Results()
+    licences: Licences = Licences()
     provenance: dict[str, Any]
     files: dict[str, File]
 
@@ -89,8 +138,8 @@ def write_bundle(folder: Path, manifest: Manifest, contents: dict[str, tuple[str
     content = manifest.model_dump(mode="json", by_alias=True)
     write_json(folder / MANIFEST, content | {"sha256": _seal(content)})
     current = {file.name for file in files.values()}
-    for role, (suffix, _) in contents.items():
-        for old in folder.glob(f"{role}-{'[0-9a-f]' * 16}{suffix}"):
+    for role in ROLES:
+        for old in folder.glob(f"{role}-{'[0-9a-f]' * 16}.*"):
             if old.name not in current:
                 old.unlink()
     return manifest
@@ -100,14 +149,15 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle whose files are all there and unaltered; BundleError otherwise."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise BundleError(f"{folder}: not a bundle (no {MANIFEST}). Make one with: spherood evaluate RUN --protocol P")
+        raise BundleError(f"{folder}: not a bundle (no {MANIFEST}). Make one with: spherood fit, or spherood evaluate")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{path}: damaged: it is not the JSON of a bundle. Copy the bundle again.") from None
     if version != FORMAT:
-        raise BundleError(f"{folder}: bundle format {version}, this version reads {FORMAT}. Update spherood.")
+        way_out = "Make it anew" if version in range(1, FORMAT) else "Update spherood"
+        raise BundleError(f"{folder}: bundle format {version}, this version reads {FORMAT}. {way_out}.")
     if content.pop("sha256", None) != _seal(content):
         raise BundleError(f"{path} was altered (its hash differs). Copy the bundle again.")
     try:

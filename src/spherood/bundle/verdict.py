@@ -11,6 +11,7 @@ class Neighbour:
 
     name: str
     cosine: float  # of the unit features, in [-1, 1]
+    row: int = -1  # its place in the bank, and among the bundle's thumbnails
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,20 @@ class Verdict:
     score: float  # higher = more OOD
     p_value: float  # in (0, 1]: share of held-out ID images that look at least as OOD
     threshold: float
-    nearest_class: str
+    nearest_class: str | None  # None where the bundle was made without labels
     neighbours: tuple[Neighbour, ...]  # nearest training images where the bundle keeps them, nearest first
     reason: str  # one sentence
+    needs_review: bool = (
+        False  # no alarm, but unusual enough for a person to look, where the bundle promises a review rate
+    )
 
 
-def reason(is_ood: bool, below: float, nearest_class: str) -> str:
+def reason(is_ood: bool, below: float, nearest_class: str | None, *, needs_review: bool = False) -> str:
     """The sentence; `below` is the share of held-out ID scores under this one."""
     share = f"{min(100 * below, 99.9):.1f}".removesuffix(".0") + " %"  # 99.96 is not all of them
-    if is_ood:
+    ending = "" if nearest_class is None else f"; nearest class: {nearest_class}"
+    if is_ood or needs_review:
         than = "every held-out image" if below == 1 else f"{share} of held-out images"
-        return f"farther from the training images than {than}; nearest class: {nearest_class}"
-    return f"within the range of held-out images ({share} of them lie nearer); nearest class: {nearest_class}"
+        look = "; a person should look" if needs_review else ""
+        return f"farther from the training images than {than}{look}{ending}"
+    return f"within the range of held-out images ({share} of them lie nearer){ending}"

@@ -12,6 +12,7 @@ from spherood.cli.compare import compare
 from spherood.cli.demo import demo
 from spherood.cli.evaluate import evaluate
 from spherood.cli.export import export
+from spherood.cli.fit import fit
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
@@ -31,7 +32,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, compare, score, export):
+for command in (demo, train, evaluate, compare, fit, score, export):
     app.command()(command)
 
 

@@ -36,6 +36,7 @@ def demo(
     from spherood.benchmark.shipping import make_bundle
     from spherood.benchmark.subject import Subject
     from spherood.benchmark.table import write_tables
+    from spherood.bundle.encoder import run_encoder
     from spherood.cli.show import show
     from spherood.errors import optional
     from spherood.features import FeatureStore
@@ -55,8 +56,9 @@ def demo(
         run = out / name
         shutil.rmtree(run, ignore_errors=True)
         recipe = load_recipe(Path(str(files("spherood.cli") / "demo_recipes" / f"{name}.yaml")))
-        checkpoint = engine.train(recipe, run, Path(), device="cpu")
-        subject = Subject(title, checkpoint.build_model(), recipe.preprocess, checkpoint.classes, recipe.model)
+        engine.train(recipe, run, Path(), device="cpu")
+        found = run_encoder(run)
+        subject = Subject(title, found.model, found.preprocess, found.classes, found.origin)
         evaluated[name] = evaluate(subject, protocol, Path(), FeatureStore(out / ".features"), SCORES)
         logs[title] = read_log(run)
 

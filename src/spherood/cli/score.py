@@ -73,7 +73,7 @@ def _rows(bundle: Bundle, files: list[Path], false_alarm_rate: float | None) -> 
             pictures, errors = {}, {}
             for path in files[start : start + BATCH]:
                 try:
-                    pictures[path] = bundle.preprocess.pixels(read_rgb(path))  # small at once: photographs are large
+                    pictures[path] = bundle.pixels(read_rgb(path))  # small at once: photographs are large
                 except ImageError as error:
                     errors[path] = str(error)
             verdicts = dict(zip(pictures, bundle.predict(list(pictures.values()), false_alarm_rate), strict=True))

@@ -1,0 +1,167 @@
+"""Whatever turns images into Outputs, found by what a user types, and brought back out of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
+from spherood.data.preprocess import Preprocess
+from spherood.errors import BundleError, CheckpointError, ConfigError, MissingExtraError, nearest
+from spherood.models import Model, ModelSettings, build_model, load_state, read_foreign, weights_hash
+from spherood.models.custom import from_function, from_timm, timm_network
+from spherood.models.foreign import SUFFIXES, Normalise
+from spherood.schema import parse
+from spherood.training.checkpoint import LAST, Checkpoint
+
+Contents = dict[str, tuple[str, Callable[[Path], None]]]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A network, how its images are made, and what a bundle needs to bring it back."""
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...] | int | None = None  # their names, only their number (a foreign classifier), or not known
+    origin: Origin | None = None  # None: it cannot be brought back
+
+
+def find_encoder(
+    text: str,
+    run: Path,
+    wanted_by: str,
+    *,
+    preprocess: Preprocess | None = None,
+    feature: str | None = None,
+    logits: str | None = None,
+) -> Encoder:
+    """A run, a checkpoint file, an ONNX file, `package.module:function`, or a network of timm.
+
+    run: the folder that a run of this name has. preprocess: replaces the encoder's own; an ONNX file has none. feature,
+    logits: outputs of an ONNX file. ConfigError where nothing of that name is found, CheckpointError where a file does
+    not fit.
+    """
+    path = Path(text)
+    if path.suffix == ".onnx":
+        return onnx_encoder(path, preprocess, feature, logits)
+    if feature or logits:
+        raise ConfigError(f"{wanted_by}: {text} is no .onnx file, and only such a file has outputs by name.")
+    if path.is_file():
+        found = foreign_encoder(path)
+    elif folder := next((one for one in (run, path) if (one / LAST).is_file()), None):
+        found = run_encoder(folder)
+    elif ":" in text:
+        found = function_encoder(text)
+    else:
+        found = timm_encoder(text, run, wanted_by)
+    return found if preprocess is None else Encoder(found.name, found.model, preprocess, found.classes, found.origin)
+
+
+def run_encoder(folder: Path) -> Encoder:
+    """The trained network of a run."""
+    checkpoint = Checkpoint.load(folder / LAST)
+    recipe = checkpoint.recipe
+    origin = origin_of(recipe.model, len(checkpoint.classes))
+    return Encoder(folder.name, checkpoint.build_model(), recipe.preprocess, checkpoint.classes, origin)
+
+
+def origin_of(settings: ModelSettings, outputs: int) -> ResNetOrigin:
+    """How one of our networks is brought back; outputs: of its classifier, where it has one."""
+    return ResNetOrigin(settings=settings.model_dump(mode="json"), outputs=outputs)
+
+
+def foreign_encoder(path: Path, normalise: Normalise | None = None) -> Encoder:
+    """A checkpoint that others trained."""
+    found = read_foreign(path, normalise)
+    origin = origin_of(found.settings, found.classes or 2)
+    return Encoder(path.name, found.model, found.preprocess, found.classes, origin)
+
+
+def function_encoder(name: str) -> Encoder:
+    """A user's own network; the user's code runs."""
+    model, preprocess = from_function(name)
+    return Encoder(name, model, preprocess, None, FunctionOrigin(name=name, sha256=weights_hash(model)))
+
+
+def onnx_encoder(path: Path, preprocess: Preprocess | None, feature: str | None, logits: str | None) -> Encoder:
+    """An ONNX file; ConfigError without a preprocess: such a file does not say how its images are made."""
+    from spherood.models.onnx import from_onnx
+
+    model = from_onnx(path, feature, logits)
+    if preprocess is None:
+        raise ConfigError(
+            f"{path}: an ONNX file does not say how its images are made. Write size, resize, mean and std into a YAML "
+            "file and pass it: --preprocess FILE.yaml"
+        )
+    if model.size not in (None, preprocess.size):
+        raise ConfigError(f"{path}: takes images of {model.size} px, the preprocess makes {preprocess.size} px.")
+    return Encoder(path.name, model, preprocess, None, OnnxOrigin(feature=model.feature, logits=model.logits))
+
+
+def timm_encoder(name: str, run: Path, wanted_by: str) -> Encoder:
+    """A pretrained network of timm; where timm is absent and nothing else bears the name, the message says both."""
+    if "/" in name or Path(name).suffix in SUFFIXES:
+        raise CheckpointError(
+            f"{wanted_by}: no run at {run}, no checkpoint and no folder {name}. Train one with: "
+            "spherood train --recipe RECIPE.yaml --run NAME"
+        )
+    try:
+        model, preprocess = from_timm(name)
+    except MissingExtraError as error:
+        known = [folder.name for folder in run.parent.glob("*") if (folder / LAST).is_file()]
+        hint = f" {nearest(name, known)}" if known else ""
+        raise CheckpointError(
+            f"{wanted_by}: no run at {run}.{hint} Train one with: spherood train --recipe RECIPE.yaml --run "
+            f"{name}\nIt could be a network of timm, but {error}"
+        ) from None
+    last = getattr(model, "classifier", None)
+    return Encoder(name, model, preprocess, getattr(last, "out_features", None), TimmOrigin(name=name))
+
+
+def written(model: nn.Module, origin: Origin) -> Contents:
+    """The files of a bundle that bring the model back: none for a user's own function."""
+    if isinstance(origin, FunctionOrigin):
+        return {}
+    if isinstance(origin, OnnxOrigin):
+        content: bytes = model.content  # type: ignore[assignment]
+        return {"model": (".onnx", lambda path: _write(path, content))}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    return {"model": (".safetensors", lambda path: save_file(weights, path))}
+
+
+def brought_back(origin: Origin, file: Path | None, where: str, trust: Collection[str]) -> nn.Module | None:
+    """The network of a bundle; None for a user's function that is not in `trust`. BundleError where it is another."""
+    if isinstance(origin, FunctionOrigin):
+        if origin.name not in trust:
+            return None
+        model, _ = from_function(origin.name)
+        if weights_hash(model) != origin.sha256:
+            raise BundleError(
+                f"{where}: {origin.name} gives other weights than those it was calibrated with. Load the same weights, "
+                "or fit a new bundle with: spherood fit"
+            )
+        return model
+    if file is None:
+        raise BundleError(f"{where}: the manifest names no file for its model. Copy the bundle again.")
+    if isinstance(origin, OnnxOrigin):
+        from spherood.models.onnx import from_onnx
+
+        return from_onnx(file, origin.feature, origin.logits).eval()
+    if isinstance(origin, TimmOrigin):
+        network = timm_network(origin.name)
+        load_state(network, load_file(file), f"timm's {origin.name}", "Is it another version of timm?")
+        return network.eval()
+    settings = parse(ModelSettings, origin.settings, f"{where}: model")
+    ours: Model = build_model(settings, origin.outputs)
+    ours.load_state_dict(load_file(file))
+    return ours.eval()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,71 @@
+"""Copies between parts: a held-out image that is a copy of a fitted one looks closer than any new image will.
+
+Images: near-duplicates by perceptual hash, confirmed on pixels (data/duplicates.py). Features: rows whose squared
+distance is at most 1e-8 of their squared length. Such held-out rows are taken out; copies in OOD are told.
+Shapes: N rows, F columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spherood.bundle.fit import Parts
+from spherood.bundle.rows import Rows
+from spherood.data.duplicates import near_duplicates
+from spherood.sphere import nearest, normalize
+
+SAME = 1e-8
+SHOWN = 3
+
+
+def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
+    """The calibrating part without copies of the other parts, and what to tell."""
+    notes, kept = [], parts.calibrate
+    for name, part in (("fit", parts.fit), ("choose", parts.choose)):
+        if part is None:
+            continue
+        copies, pairs = copied(kept, part)
+        if copies.any():
+            notes.append(
+                f"{int(copies.sum()):,} held-out rows are copies of rows to {name} by: taken out{_shown(pairs)}."
+            )
+            kept = kept.subset(np.flatnonzero(~copies))
+    return Parts(parts.fit, parts.choose, kept), notes
+
+
+def copies_in_ood(parts: Parts, ood: Mapping[str, Rows]) -> list[str]:
+    """What to tell of OOD that is a copy of something known."""
+    notes = []
+    for name, rows in ood.items():
+        for part in (parts.fit, parts.calibrate):
+            copies, pairs = copied(rows, part)
+            if copies.any():
+                notes.append(
+                    f"{int(copies.sum()):,} rows of the OOD source {name} are copies of known ones{_shown(pairs)}: "
+                    "they cannot be told apart, and count as missed."
+                )
+    return notes
+
+
+def copied(rows: Rows, other: Rows) -> tuple[NDArray[np.bool_], list[tuple[str, str]]]:
+    """Which rows (N,) have a copy in `other`, and the names of the pairs, where rows have names."""
+    if rows.images is not None and other.images is not None:
+        found = near_duplicates(rows.images, other.images)
+        names = {pair.first for pair in found}
+        return np.array([name in names for name in rows.names], dtype=np.bool_), [(p.first, p.second) for p in found]
+    a, b = rows.outputs.feature, other.outputs.feature
+    _, index = nearest(normalize(a).float(), normalize(b).float(), 1)
+    near = b[index[:, 0]]
+    same = ((a - near).square().sum(dim=1) <= SAME * a.square().sum(dim=1)).numpy()
+    pairs = [(rows.names[i], other.names[int(index[i, 0])]) for i in np.flatnonzero(same)[:SHOWN]] if rows.names else []
+    return same, pairs if other.names else []
+
+
+def _shown(pairs: Sequence[tuple[str, str]]) -> str:
+    if not pairs:
+        return ""
+    more = ", …" if len(pairs) > SHOWN else ""
+    return f" ({', '.join(f'{a} = {b}' for a, b in pairs[:SHOWN])}{more})"

@@ -1,0 +1,46 @@
+"""How a bundle brings its network back: ours by its settings, ONNX by its file, timm's by name, anyone's by path.
+
+Free of torch. Nothing that a bundle names is imported unless the user names it too (`trust`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from spherood.schema import Strict
+
+
+class ResNetOrigin(Strict):
+    """One of our networks: its ModelSettings, the outputs of its classifier, and weights beside."""
+
+    kind: Literal["resnet"] = "resnet"
+    settings: dict[str, Any]
+    outputs: int = Field(default=2, ge=1)  # read where there is a classifier
+
+
+class OnnxOrigin(Strict):
+    """An ONNX file in the bundle, and which of its outputs are read."""
+
+    kind: Literal["onnx"] = "onnx"
+    feature: str
+    logits: str | None = None
+
+
+class TimmOrigin(Strict):
+    """A network of timm, and weights beside."""
+
+    kind: Literal["timm"] = "timm"
+    name: str
+
+
+class FunctionOrigin(Strict):
+    """`package.module:function` of the user's own code, and the hash of the weights that it must give."""
+
+    kind: Literal["function"] = "function"
+    name: str
+    sha256: str
+
+
+Origin = Annotated[ResNetOrigin | OnnxOrigin | TimmOrigin | FunctionOrigin, Field(discriminator="kind")]

@@ -1,0 +1,78 @@
+"""From a path to Rows: a folder of images or an image list through an encoder, or a file of features."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spherood.bundle.encoder import Encoder
+from spherood.bundle.rows import Rows
+from spherood.data.feature_file import is_feature_file, read_features
+from spherood.data.folders import read_folder
+from spherood.data.groups import read_groups
+from spherood.data.image_set import ImageSet
+from spherood.data.lists import read_list
+from spherood.errors import ConfigError, DataError
+from spherood.features import FeatureStore
+
+LISTS = frozenset({".txt", ".lst"})
+SHOWN = 5  # unreadable images that are named
+
+
+@dataclass(frozen=True)
+class Reader:
+    """``Reader(encoder, store).read(path, "known")``; no encoder: features alone."""
+
+    encoder: Encoder | None
+    store: FeatureStore
+    root: Path = Path()  # where the paths of an image list start from
+
+    def check(self, path: Path) -> None:
+        """ConfigError or DataError where `path` cannot be read at all, before any work."""
+        if is_feature_file(path):
+            if self.encoder is not None:
+                raise ConfigError(f"{path}: features need no encoder. Leave --encoder out, or name a folder of images.")
+        elif self.encoder is None:
+            raise ConfigError(
+                f"{path}: images need an encoder. Name one: --encoder RUN, FILE or package.module:function."
+            )
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder. Check the path.")
+
+    def read(
+        self, path: Path, name: str, *, labels: Path | None = None, group_by: str | None = None
+    ) -> tuple[Rows, NDArray[np.int64] | None]:
+        """The rows, and the group of each where it was asked for.
+
+        labels: a .npy beside features. group_by: a column of the feature file; for images FILE.csv:COLUMN.
+        """
+        self.check(path)
+        if self.encoder is None:
+            found = read_features(path, labels=labels, group_by=group_by)
+            return Rows.of_features(found), found.group
+        if labels is not None:
+            raise ConfigError(f"{labels}: labels of images are their folders. --labels goes with features.")
+        images = self._images(path, name)
+        stored = self.store.read(self.encoder.model, self.encoder.preprocess, images)
+        for image, why in list(stored.unreadable.items())[:SHOWN]:
+            print(f"skipped: {image}: {why}", file=sys.stderr)
+        if stored.unreadable:
+            print(f"{name}: skipped {len(stored.unreadable)} unreadable images.", file=sys.stderr)
+        group = None
+        if group_by is not None:
+            file, colon, column = group_by.rpartition(":")
+            if not colon:
+                raise ConfigError(
+                    f"--group-by {group_by}: for images write FILE.csv:COLUMN; its column image names them."
+                )
+            group = read_groups(Path(file), column, stored.images)
+        return Rows.of_images(stored), group
+
+    def _images(self, path: Path, name: str) -> ImageSet:
+        if path.suffix.lower() in LISTS:
+            return read_list(path, self.root, name)
+        return read_folder(path, name)
