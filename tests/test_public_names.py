@@ -16,7 +16,7 @@ import torch
 
 import spherood as so
 
-SURFACE = "Bundle Outputs Verdict calibration data detectors losses metrics models sphere training"
+SURFACE = "Bundle Guard Outputs Verdict calibration data detectors losses metrics models sphere training"
 SIGNATURES = {
     "losses.CIDER": "(*, classes, dim=128, temperature=0.1, momentum=0.95, compactness_weight=2.0, "
     "base_temperatures=(0.07, 0.1), seed=0)",
@@ -59,6 +59,7 @@ SIGNATURES = {
     "Bundle.fit": "(feature, label=None, *, score=None, held_out=None, false_alarm_rate=0.05, confidence=0.95, seed=0)",
     "Bundle.from_pretrained": "(repo, *, revision=None, token=None, trust=())",
     "Bundle.predict": "(self, images, false_alarm_rate=None)",
+    "Guard": "(model, bundle, *, layer=None)",
     "Verdict": "(is_ood, score, p_value, threshold, nearest_class, neighbours, reason, needs_review=False)",
 }
 

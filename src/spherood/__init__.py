@@ -12,11 +12,12 @@ from spherood.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from spherood import calibration, data, detectors, losses, metrics, models, sphere, training
-    from spherood.bundle import Bundle, Verdict
+    from spherood.bundle import Bundle, Guard, Verdict
     from spherood.outputs import Outputs
 
 __all__ = [
     "Bundle",
+    "Guard",
     "Outputs",
     "Verdict",
     "calibration",
@@ -29,7 +30,12 @@ __all__ = [
     "training",
 ]
 
-_HOMES = {"Bundle": "spherood.bundle", "Verdict": "spherood.bundle", "Outputs": "spherood.outputs"}
+_HOMES = {
+    "Bundle": "spherood.bundle",
+    "Guard": "spherood.bundle",
+    "Verdict": "spherood.bundle",
+    "Outputs": "spherood.outputs",
+}
 
 
 def __getattr__(name: str) -> Any:

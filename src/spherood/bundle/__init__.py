@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from spherood.bundle.manifest import Promise, Score, read_manifest
@@ -9,13 +10,12 @@ from spherood.bundle.verdict import Neighbour, Verdict
 
 if TYPE_CHECKING:
     from spherood.bundle.bundle import Bundle
+    from spherood.bundle.guard import Guard
 
-__all__ = ["Bundle", "Neighbour", "Promise", "Score", "Verdict", "read_manifest"]
+__all__ = ["Bundle", "Guard", "Neighbour", "Promise", "Score", "Verdict", "read_manifest"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Bundle":
+    if name not in ("Bundle", "Guard"):
         raise AttributeError(f"module 'spherood.bundle' has no attribute '{name}'")
-    from spherood.bundle.bundle import Bundle
-
-    return Bundle
+    return getattr(importlib.import_module(f"spherood.bundle.{name.lower()}"), name)

@@ -141,8 +141,8 @@ def parts_of(
         raise CalibrationError(
             f"{known.name}: of {n:,} rows {math.floor(calibrate_share * n):,} ({100 * calibrate_share:.0f} %) would "
             f"calibrate, and a false-alarm rate of {false_alarm_rate:g} with confidence {confidence:g} needs "
-            f"{least:,}. Give {math.ceil(least / calibrate_share):,} rows or more, or held-out ones apart, or ask for a "
-            f"rate of {math.ceil(1000 * rate) / 1000:g} or more."
+            f"{least:,}. Give {math.ceil(least / calibrate_share):,} rows or more, or held-out ones apart, or ask for "
+            f"a rate of {math.ceil(1000 * rate) / 1000:g} or more."
         )
     # The calibrating part is drawn regardless of labels: held-out and new images are then exchangeable exactly.
     rest, calibrate = split_parts(None, n, (1 - calibrate_share, calibrate_share), group=group, seed=seed)

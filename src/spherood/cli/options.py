@@ -15,6 +15,10 @@ Data = Annotated[
     typer.Option(envvar="SPHEROOD_DATA", help="Folder that relative paths of recipes and protocols start from."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(help="An import path that the bundle names, package.module:function, whose code may run; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 
 
