@@ -152,9 +152,10 @@ def test_a_map_asks_for_its_pooling_at_once_or_when_its_size_shows(written: Writ
         )
 
 
-def test_a_map_of_one_column_is_a_map(written: Written) -> None:
-    path = written(["x"], helper.make_node("ReduceMax", ["map"], ["x"], axes=[3]), image=fixed("B", 3, 8, 8))
-    with pytest.raises(ConfigError, match=rf"^{path}: 'x' is \(B, 5, 8, 1\), a map for each feature"):
+@pytest.mark.parametrize(("axis", "shown"), [(2, "1, 8"), (3, "8, 1")])
+def test_a_map_of_one_row_or_column_is_a_map(written: Written, axis: int, shown: str) -> None:
+    path = written(["x"], helper.make_node("ReduceMax", ["map"], ["x"], axes=[axis]), image=fixed("B", 3, 8, 8))
+    with pytest.raises(ConfigError, match=rf"^{path}: 'x' is \(B, 5, {shown}\), a map for each feature"):
         from_onnx(path)
 
 
@@ -288,6 +289,7 @@ def test_a_graph_that_fails_while_it_runs_gives_its_reason_and_logs_nothing(
         (fixed("B", 8, 8, 3), "is (B, 8, 8, 3): NHWC, channels last; expected NCHW, images (B, 3, S, S). "),
         (fixed(1, "H", "W", 3), "is (1, H, W, 3): NHWC, channels last; expected NCHW, images (B, 3, S, S). "),
         (fixed("B", 1, 8, 8), "is (B, 1, 8, 8), expected images (B, 3, S, S)."),
+        (fixed("B", 192), "is (B, 192), expected images (B, 3, S, S)."),
         (fixed("B", 3), "is (B, 3), expected images (B, 3, S, S)."),
         (
             (TensorProto.UINT8, ("B", 3, 8, 8)),

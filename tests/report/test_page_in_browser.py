@@ -103,7 +103,12 @@ def test_the_slider_starts_at_the_calibrated_threshold_and_moves_by_keyboard(ope
         page.keyboard.press("ArrowLeft")
     assert_numbers(page, result, drawn.grid[drawn.calibrated - 7])
     assert page.text_content("#is-calibrated") == "lower: more alarms"
-    assert page.text_content("#promise") == "no promise here"
+    bound = 100 * drawn.bound[drawn.calibrated - 7]
+    assert bound > 100 * (1 - drawn.id_group.kept[drawn.calibrated - 7] / drawn.id_group.size)
+    assert (
+        page.text_content("#promise")
+        == f"at most {bound:.1f}\N{NO-BREAK SPACE}%, 95\N{NO-BREAK SPACE}% confidence over the whole curve"
+    )
     page.wait_for_function("old => document.querySelector('#card-0 .histogram svg').innerHTML !== old", arg=line)
     page.wait_for_function("document.querySelector('#status').textContent.startsWith('CIDER · knn, threshold ')")
     page.keyboard.press("Home")

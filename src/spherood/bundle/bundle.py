@@ -6,11 +6,12 @@ What a bundle says about an image is what the benchmark says: the same decoding,
 from __future__ import annotations
 
 import datetime
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -62,7 +63,7 @@ class Bundle:
     promise: Promise
     bank_names: Sequence[str] = ()  # of the training images in the bank of a k-NN
     held_out_class: NDArray[np.int64] | None = None  # (n,), predicted; where the promise goes by class
-    thumbnails: NDArray[np.uint8] | None = None  # (N, S, S, 3), of the images in the bank
+    thumbnails: Sequence[bytes] | None = None  # JPEGs, of the images in the bank
     half: bool = False  # the bank was rounded to half precision, and is stored so
     results: Results = field(default_factory=Results)
     licences: Licences = field(default_factory=Licences)
@@ -118,7 +119,8 @@ class Bundle:
         contents["detector"] = (".safetensors", lambda path: save_file(learned, path))
         contents["bank"] = (".json", lambda path: write_text(path, names))
         if self.thumbnails is not None:
-            small = {"thumbnails": torch.from_numpy(self.thumbnails)}
+            ends = torch.tensor(list(accumulate(map(len, self.thumbnails))))
+            small = {"jpeg": torch.from_numpy(np.frombuffer(b"".join(self.thumbnails), np.uint8).copy()), "end": ends}
             contents["thumbnails"] = (".safetensors", lambda path: save_file(small, path))
         write_bundle(folder, manifest, contents)
         write_text(folder / CARD, card(read_manifest(folder)))
@@ -194,7 +196,7 @@ class Bundle:
             promise=manifest.promise,
             bank_names=json.loads(files["bank"].read_text(encoding="utf-8")),
             held_out_class=None if held_out_class is None else held_out_class.numpy(),
-            thumbnails=load_file(files["thumbnails"])["thumbnails"].numpy() if "thumbnails" in files else None,
+            thumbnails=_read_thumbnails(files["thumbnails"]) if "thumbnails" in files else None,
             half=half,
             results=manifest.results,
             licences=manifest.licences,
@@ -262,6 +264,12 @@ class Bundle:
             )
         return infer(self.model, torch.from_numpy(pixels), self.preprocess)
 
+    def thumbnail(self, neighbour: Neighbour) -> Image.Image:
+        """The small image of a neighbour; ConfigError where the bundle keeps none."""
+        if self.thumbnails is None:
+            raise ConfigError("the bundle keeps no small images. Make it with: spherood fit ... --thumbnails")
+        return Image.open(io.BytesIO(self.thumbnails[neighbour.row]))
+
     def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture as the network sees it, (S, S, 3)."""
         if self.preprocess is None:
@@ -326,6 +334,12 @@ class Bundle:
     @cached_property
     def _decisions(self) -> dict[float, Decision]:
         return {}
+
+
+def _read_thumbnails(file: Path) -> list[bytes]:
+    found = load_file(file)
+    content, ends = found["jpeg"].numpy().tobytes(), found["end"].tolist()
+    return [content[start:end] for start, end in pairwise([0, *ends])]
 
 
 def has_bank(detector: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from spherood.cli.demo import demo
 from spherood.cli.evaluate import evaluate
 from spherood.cli.export import export
 from spherood.cli.fit import fit
+from spherood.cli.hub import pull, push
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
@@ -32,7 +33,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, compare, fit, score, export):
+for command in (demo, train, evaluate, compare, fit, score, export, push, pull):
     app.command()(command)
 
 

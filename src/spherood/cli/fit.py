@@ -93,10 +93,15 @@ def fit(
     from spherood.bundle.manifest import Licences
     from spherood.bundle.reading import Reader
     from spherood.data.preprocess import Preprocess
+    from spherood.errors import optional
     from spherood.features import FeatureStore
     from spherood.models import choose_device
+    from spherood.report import write_page
+    from spherood.report.guard import describe_guard, why_no_page
     from spherood.schema import parse, read_yaml
 
+    if ood:
+        optional("altair", "report", "the page beside an --ood source")  # before the work, not after it
     home = run_folder(run or f"guard-{known.absolute().name.partition('.')[0]}")
     wanted = Wanted(
         known=known,
@@ -125,12 +130,17 @@ def fit(
         found.model.to(choose_device(device))
     made = make(wanted, Reader(found, FeatureStore(home.parent / ".features"), data))
     made.bundle.save(home / "bundle")
+    following = [shlex.join(["spherood", "score", str(home / "bundle")]) + (" IMAGE..." if found else " FEATURES")]
+    no_page = why_no_page(made)
+    if not no_page:
+        write_page(home / "report.html", describe_guard(made, home.name, following))
     if as_json:
         print(json.dumps(_record(made, home), indent=2, ensure_ascii=False))
         return
     _tell(made)
-    print(f"bundle: {home / 'bundle'}  (its README.md is the model card)")
-    print(f"next:   {shlex.join(['spherood', 'score', str(home / 'bundle')])} {'IMAGE...' if found else 'FEATURES'}")
+    print(f"bundle:  {home / 'bundle'}  (its README.md is the model card)")
+    print(f"page:    {home / 'report.html'}  (open it in a browser)" if not no_page else f"no page: {no_page}.")
+    print(f"next:    {following[0]}")
 
 
 def _named(option: str, texts: list[str] | None) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,15 +39,15 @@ class ImageSet:
         image = self.images[index]
         return read_rgb(image) if isinstance(image, Path) else Image.fromarray(image)
 
-    def thumbnails(self, side: int) -> NDArray[np.uint8]:
-        """Every picture at (side, side), whole and on grey where it is not square; (N, side, side, 3)."""
-        small = np.full((len(self), side, side, 3), 128, dtype=np.uint8)
+    def thumbnails(self, side: int) -> list[bytes]:
+        """Every picture as a JPEG of at most (side, side) pixels."""
+        small = []
         with progress("thumbnails", len(self)) as advance:
             for row in range(len(self)):
-                picture = self.read(row)
+                picture, file = self.read(row), io.BytesIO()
                 picture.thumbnail((side, side))
-                top, left = (side - picture.height) // 2, (side - picture.width) // 2
-                small[row, top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+                picture.save(file, "JPEG", quality=80)
+                small.append(file.getvalue())
                 advance(1)
         return small
 

@@ -109,7 +109,10 @@ def histogram() -> Spec:
 
 
 def roc() -> Spec:
-    """Lines {row, x, y, main}: the selected row in full, the others pale behind it; a dot where the slider stands."""
+    """Lines {row, x, y, main}: the selected row in full, the others pale behind it; a dot where the slider stands.
+
+    "band" {i, x, y}: the selected row with the bound of its false alarms in place of the measured ones, dashed.
+    """
     alt = _altair()
 
     def share(title: str) -> dict[str, Any]:
@@ -128,6 +131,9 @@ def roc() -> Spec:
             ),
             lines.transform_filter("!datum.main").mark_line(aria=False, strokeWidth=1, color="var(--faint)"),
             lines.transform_filter("datum.main").mark_line(aria=False, strokeWidth=2.5, color="var(--ink)"),
+            alt.Chart(alt.NamedData("band"))
+            .mark_line(aria=False, strokeWidth=1.5, strokeDash=[5, 3], color="var(--id)")
+            .encode(x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y), order="i:Q"),
             one.mark_point(aria=False, size=70, strokeWidth=1.5, stroke="var(--ink)", fill="var(--paper)").encode(
                 x=_at(alt, "X", "calibrated_rejected", **x), y=_at(alt, "Y", "calibrated_caught", **y)
             ),

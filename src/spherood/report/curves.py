@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherood.benchmark.result import ScoreResult, Scores
+from spherood.calibration import false_alarm_band
 from spherood.errors import ConfigError
 
 BINS = 60
@@ -45,6 +46,7 @@ class Curves:
     id_group: Group
     ood_group: dict[str, Group]
     roc: dict[str, tuple[Scores, Scores]]  # OOD set -> share of ID rejected, share of OOD caught
+    bound: Scores  # (T,) upper bound of the false-alarm rate at each threshold of the grid, for all of them at once
 
 
 def drawn_range(id_score: Scores, ood_score: list[Scores], threshold: float) -> tuple[float, float]:
@@ -105,6 +107,13 @@ def roc(id_score: Scores, ood_score: Scores, points: int = 200) -> tuple[Scores,
     return x, y
 
 
+def false_alarm_bound(result: ScoreResult, grid: Scores) -> Scores:
+    """The band of the held-out scores at each threshold (T,); 1 below all of them."""
+    band = false_alarm_band(result.held_out_score, result.confidence)
+    row = np.searchsorted(band.threshold, grid, side="right") - 1
+    return np.where(row < 0, 1.0, band.upper[np.maximum(row, 0)])
+
+
 def curves(model: str, result: ScoreResult) -> Curves:
     """ConfigError where there is nothing to draw: no scores, NaN, or a threshold that is not finite."""
     where = f"report: score {result.name} of {model}"
@@ -131,4 +140,5 @@ def curves(model: str, result: ScoreResult) -> Curves:
         id_group=group(result.id_score),
         ood_group={name: group(score) for name, score in result.ood_score.items()},
         roc={name: roc(result.id_score, score) for name, score in result.ood_score.items()},
+        bound=false_alarm_bound(result, grid),
     )

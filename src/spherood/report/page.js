@@ -50,7 +50,8 @@
       set.roc
         .signal("calibrated_rejected", 1 - share(row.id.kept[calibrated], row.id.size))
         .signal("calibrated_caught", 1 - share(ood.kept[calibrated], ood.size))
-        .data("curve", lines(set.name));
+        .data("curve", lines(set.name))
+        .data("band", row.bound.map((x, i) => ({ i, x, y: 1 - share(ood.kept[i], ood.size) })).filter((point) => point.x < 1));
     }
     drawThreshold();
   }
@@ -64,7 +65,8 @@
     $("id-kept").textContent = kept;
     $("id-alarms").textContent = alarms;
     $("is-calibrated").textContent = at === row.calibrated ? "calibrated" : at < row.calibrated ? "lower: more alarms" : "higher: fewer alarms";
-    $("promise").textContent = at === row.calibrated ? "promised: " + row.promise : "no promise here";
+    const bound = row.bound[at] >= 1 ? "no bound here" : "at most " + percent(row.bound[at], 1) + ", " + row.confidence + "\u00a0% confidence over the whole curve";
+    $("promise").textContent = at === row.calibrated ? "promised: " + row.promise : bound;
     $("reset").disabled = at === row.calibrated;
     for (const set of sets) {
       const ood = row.ood[set.name];

@@ -22,6 +22,7 @@ from spherood.report.results import promise, results, sets
 from spherood.report.table import percent
 
 LARGEST = 128  # pixels; 36 images of 224 pixels would weigh 5 MB
+SHOWN = 4  # sets outside near and far that get a figure of their own
 SMALL = 96  # up to here an enlarged image shows its pixels rather than a blur
 
 
@@ -99,6 +100,8 @@ def row_json(evaluation: Evaluation, result: ScoreResult, drawn: Curves) -> dict
         "digits": drawn.digits,
         "grid": drawn.grid.tolist(),
         "calibrated": drawn.calibrated,
+        "bound": drawn.bound.round(4).tolist(),
+        "confidence": percent(result.confidence).removesuffix(".0"),
         "id": group_json(drawn.id_group),
         "ood": {name: group_json(group) for name, group in drawn.ood_group.items()},
         "roc": {name: [axis.round(4).tolist() for axis in axes] for name, axes in drawn.roc.items()},
@@ -106,10 +109,10 @@ def row_json(evaluation: Evaluation, result: ScoreResult, drawn: Curves) -> dict
     }
 
 
-def headline(result: ScoreResult, evaluation: Evaluation) -> list[tuple[str, str, str]]:
+def headline(content: Content, result: ScoreResult, evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """(figure, its name, what it means) of the chosen row."""
 
-    def means(field: str) -> str:
+    def means(field: str) -> str:  # empty where there is neither near nor far
         return " / ".join(
             f"{percent(getattr(result.metrics[kind], field))} %" for kind in ("near", "far") if kind in result.metrics
         )
@@ -120,13 +123,19 @@ def headline(result: ScoreResult, evaluation: Evaluation) -> list[tuple[str, str
     )
     rate = result.achieved
     found = [
-        (f"{percent(rate.value)} %", "false alarms on ID test images",
+        (f"{percent(rate.value)} %", content.false_alarms,
          f"promised: {promise(result)}; 95 % interval {percent(rate.low)}–{percent(rate.high)} %"),
         (means("caught"), f"OOD caught, {kinds}", "at the calibrated threshold; measured on these sets, not promised"),
         (means("auroc"), f"AUROC, {kinds}", "50 % is guessing, 100 % a clean separation; no threshold involved"),
     ]  # fmt: skip
     for way, share in list(evaluation.accuracy.items())[:1]:
         found.append((f"{percent(share)} %", "ID accuracy", f"known classes told apart by {way}"))
+    for name, kind in evaluation.kinds.items():
+        if kind == "extra" and len(evaluation.kinds) <= SHOWN:
+            share = result.metrics[name].caught
+            found.append(
+                (f"{percent(share)} %", f"caught of {name}", "at the calibrated threshold; measured, not promised")
+            )
     return [one for one in found if one[0]]
 
 
@@ -154,7 +163,7 @@ def render(content: Content) -> str:
         content=content,
         chosen=" · ".join(content.chosen),
         threshold=f"{result.threshold:.{digits}f}",
-        headline=headline(result, next(one for one in evaluations if one.model == content.chosen[0])),
+        headline=headline(content, result, next(one for one in evaluations if one.model == content.chosen[0])),
         promise=promise(result),
         results=results(content.evaluations, content.chosen),
         protocols=" and ".join(dict.fromkeys(one.protocol for one in evaluations)),

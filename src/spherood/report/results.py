@@ -175,8 +175,8 @@ def results(evaluations: Sequence[Evaluation], chosen: tuple[str, str]) -> Resul
             table(
                 rows,
                 [
-                    measure_column(field, name, f"{kind} OOD", name)
-                    for kind in absent
+                    measure_column(field, name, "OOD" if kind == "extra" else f"{kind} OOD", name)
+                    for kind in (*absent, "extra")
                     for name, its_kind in known.items()
                     if its_kind == kind
                 ],
