@@ -304,7 +304,9 @@ class Bundle:
         """The nearest class mean of each row, (B,); -1 where the bundle knows no classes or cannot see the feature."""
         if self.class_mean is None or outputs.feature.shape[1] != self.class_mean.shape[1]:
             return np.full(len(outputs.feature), -1, dtype=np.int64)
-        nearest: NDArray[np.int64] = (normalize(outputs.feature).cpu() @ self.class_mean.T).argmax(dim=1).numpy()
+        nearest: NDArray[np.int64] = (
+            (normalize(outputs.feature).float().cpu() @ self.class_mean.T).argmax(dim=1).numpy()
+        )
         return nearest
 
     def _neighbours(self, near: Neighbours | None, rows: int) -> list[tuple[Neighbour, ...]]:

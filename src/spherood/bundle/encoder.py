@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -11,6 +11,7 @@ from torch import nn
 
 from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
 from spherood.data.preprocess import Preprocess
+from spherood.data.source import Source
 from spherood.errors import BundleError, CheckpointError, ConfigError, MissingExtraError, nearest
 from spherood.models import Model, ModelSettings, build_model, load_state, read_foreign, weights_hash
 from spherood.models.custom import from_function, from_timm, timm_network
@@ -30,6 +31,7 @@ class Encoder:
     preprocess: Preprocess
     classes: tuple[str, ...] | int | None = None  # their names, only their number (a foreign classifier), or not known
     origin: Origin | None = None  # None: it cannot be brought back
+    trained_on: Source | None = None  # where the images are that trained it, of a run
 
 
 def find_encoder(
@@ -60,7 +62,7 @@ def find_encoder(
         found = function_encoder(text)
     else:
         found = timm_encoder(text, run, wanted_by)
-    return found if preprocess is None else Encoder(found.name, found.model, preprocess, found.classes, found.origin)
+    return found if preprocess is None else replace(found, preprocess=preprocess)
 
 
 def run_encoder(folder: Path) -> Encoder:
@@ -68,7 +70,8 @@ def run_encoder(folder: Path) -> Encoder:
     checkpoint = Checkpoint.load(folder / LAST)
     recipe = checkpoint.recipe
     origin = origin_of(recipe.model, len(checkpoint.classes))
-    return Encoder(folder.name, checkpoint.build_model(), recipe.preprocess, checkpoint.classes, origin)
+    model = checkpoint.build_model()
+    return Encoder(folder.name, model, recipe.preprocess, checkpoint.classes, origin, recipe.data)
 
 
 def origin_of(settings: ModelSettings, outputs: int) -> ResNetOrigin:

@@ -136,13 +136,14 @@ def parts_of(
         return Parts(known.subset(fit), known.subset(choose), held_out)
 
     least = calibration.least_held_out(false_alarm_rate, confidence)
-    if math.floor(calibrate_share * n) < least:
-        rate = least_rate(max(1, math.floor(calibrate_share * n)), confidence)
+    would = math.floor(calibrate_share * n)
+    if would < least:
+        rate = math.ceil(1000 * least_rate(max(1, would), confidence)) / 1000
+        lower = f", or ask for a rate of {rate:g} or more" if would and rate < 1 else ""
         raise CalibrationError(
-            f"{known.name}: of {n:,} rows {math.floor(calibrate_share * n):,} ({100 * calibrate_share:.0f} %) would "
-            f"calibrate, and a false-alarm rate of {false_alarm_rate:g} with confidence {confidence:g} needs "
-            f"{least:,}. Give {math.ceil(least / calibrate_share):,} rows or more, or held-out ones apart, or ask for "
-            f"a rate of {math.ceil(1000 * rate) / 1000:g} or more."
+            f"{known.name}: of {n:,} rows {would:,} ({100 * calibrate_share:.0f} %) would calibrate, and a false-alarm "
+            f"rate of {false_alarm_rate:g} with confidence {confidence:g} needs {least:,}. Give "
+            f"{math.ceil(least / calibrate_share):,} rows or more, or held-out ones apart{lower}."
         )
     # The calibrating part is drawn regardless of labels: held-out and new images are then exchangeable exactly.
     rest, calibrate = split_parts(None, n, (1 - calibrate_share, calibrate_share), group=group, seed=seed)
@@ -185,7 +186,7 @@ def fit(
         raise ConfigError("a threshold per class needs labels. Label the images, or leave --by-class out.")
     predicted = None
     if by_class and mean is not None:
-        nearest: NDArray[np.int64] = (normalize(parts.calibrate.outputs.feature) @ mean.T).argmax(dim=1).numpy()
+        nearest: NDArray[np.int64] = (normalize(parts.calibrate.outputs.feature).float() @ mean.T).argmax(dim=1).numpy()
         predicted = nearest
     promise = Promise(
         false_alarm_rate=false_alarm_rate,

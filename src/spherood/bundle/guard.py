@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 

@@ -8,13 +8,17 @@ Shapes: N rows, F columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spherood.bundle.encoder import Encoder
 from spherood.bundle.fit import Parts
 from spherood.bundle.rows import Rows
 from spherood.data.duplicates import near_duplicates
+from spherood.data.overlap import shared_images
+from spherood.errors import DataError
 from spherood.sphere import nearest, normalize
 
 SAME = 1e-8
@@ -34,6 +38,23 @@ def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
             )
             kept = kept.subset(np.flatnonzero(~copies))
     return Parts(parts.fit, parts.choose, kept), notes
+
+
+def check_unseen(calibrate: Rows, encoder: Encoder | None, root: Path) -> None:
+    """DataError where held-out images trained the encoder, as far as it is known what did: of a run found on disk."""
+    if (
+        encoder is None
+        or encoder.trained_on is None
+        or calibrate.images is None
+        or not encoder.trained_on.present(root)
+    ):
+        return
+    seen = shared_images(calibrate.images, encoder.trained_on.load(root))
+    if seen:
+        raise DataError(
+            f"{len(seen):,} of {len(calibrate):,} held-out images trained {encoder.name}, first {seen[0]}: it knows "
+            "them too well, and nothing could be promised. Hold out images that it has not seen: --held-out"
+        )
 
 
 def copies_in_ood(parts: Parts, ood: Mapping[str, Rows]) -> list[str]:
