@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from spherood.benchmark.protocol import load_protocol
-from spherood.cli import main
+from spherood.cli import app, main
 from spherood.data import Preprocess, Source
 from spherood.data.image_set import ImageSet
 from spherood.models import ModelSettings, build_model
@@ -208,3 +209,22 @@ def test_the_protocol_of_ten_lines_is_one(tmp_path: Path) -> None:
     protocol = load_protocol(str(tmp_path / "pets.yaml"))
     assert protocol.applied_to(Preprocess(size=64)).rule.startswith("short side to 64 px")
     assert len(text.splitlines()) == 10
+
+
+GUARD = (ROOT / "docs" / "guard.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", GUARD, re.S), ids=["features", "one pass"])
+def test_the_python_of_the_guide_to_guards_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(compile(code, "docs/guard.md", "exec"), space)
+    if "verdicts" in space:
+        assert len(space["verdicts"]) == len(space["output"]) == 8
+
+
+def test_the_options_that_the_guide_to_guards_names_exist() -> None:
+    known = set()
+    for name in ("fit", "score"):
+        known |= {option for it in typer.main.get_command(app).commands[name].params for option in it.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"`(?:spherood score )?(--[a-z-]+)", GUARD)) <= known

@@ -17,7 +17,7 @@ from spherood.bundle.expectation import measure
 from spherood.bundle.fit import LABELLED, UNLABELLED, Fitted, coreset, fit, parts_of
 from spherood.bundle.hygiene import check_unseen, copies_in_ood, without_copies
 from spherood.bundle.manifest import Licences, Promise
-from spherood.bundle.reading import Reader
+from spherood.bundle.reading import Reader, check
 from spherood.bundle.rows import Rows
 from spherood.calibration import exceedances_or_refuse
 from spherood.errors import ConfigError
@@ -48,6 +48,12 @@ class Wanted:
     licences: Licences = field(default_factory=Licences)
     seed: int = 0
 
+    @property
+    def paths(self) -> list[Path]:
+        """Everything that is read."""
+        single = [path for path in (self.known, self.held_out, self.test) if path is not None]
+        return [*single, *self.ood.values(), *self.validation_ood.values()]
+
 
 @dataclass(frozen=True)
 class Made:
@@ -62,11 +68,9 @@ class Made:
 def make(wanted: Wanted, reader: Reader) -> Made:
     """The guard. Errors as of `Reader.read`, `parts_of` and `fit`; a wrong setting or path is told before any work."""
     promise = _promise(wanted)
-    paths = [wanted.known, wanted.held_out, wanted.test, *wanted.ood.values(), *wanted.validation_ood.values()]
-    for path in paths:
-        if path is not None:
-            reader.check(path)
     encoder = reader.encoder
+    for path in wanted.paths:
+        check(path, None if encoder is None else encoder.name)
     known, group = reader.read(wanted.known, "known", labels=wanted.labels, group_by=wanted.group_by)
     held_out = None if wanted.held_out is None else reader.read(wanted.held_out, "held-out")[0]
     candidates = wanted.scores or (UNLABELLED if known.label is None else LABELLED)

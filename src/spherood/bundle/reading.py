@@ -23,6 +23,16 @@ LISTS = frozenset({".txt", ".lst"})
 SHOWN = 5  # unreadable images that are named
 
 
+def check(path: Path, encoder: str | None) -> None:
+    """ConfigError or DataError where `path` is absent or does not go with the encoder, or its lack; before any work."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder. Check the path.")
+    if is_feature_file(path) and encoder is not None:
+        raise ConfigError(f"{path}: features need no encoder. Leave --encoder out, or name a folder of images.")
+    if not is_feature_file(path) and encoder is None:
+        raise ConfigError(f"{path}: images need an encoder. Name one: --encoder RUN, FILE or package.module:function.")
+
+
 @dataclass(frozen=True)
 class Reader:
     """``Reader(encoder, store).read(path, "known")``; no encoder: features alone."""
@@ -31,18 +41,6 @@ class Reader:
     store: FeatureStore
     root: Path = Path()  # where the paths of an image list start from
 
-    def check(self, path: Path) -> None:
-        """ConfigError or DataError where `path` cannot be read at all, before any work."""
-        if is_feature_file(path):
-            if self.encoder is not None:
-                raise ConfigError(f"{path}: features need no encoder. Leave --encoder out, or name a folder of images.")
-        elif self.encoder is None:
-            raise ConfigError(
-                f"{path}: images need an encoder. Name one: --encoder RUN, FILE or package.module:function."
-            )
-        if not path.exists():
-            raise DataError(f"{path}: no such file or folder. Check the path.")
-
     def read(
         self, path: Path, name: str, *, labels: Path | None = None, group_by: str | None = None
     ) -> tuple[Rows, NDArray[np.int64] | None]:
@@ -50,7 +48,7 @@ class Reader:
 
         labels: a .npy beside features. group_by: a column of the feature file; for images FILE.csv:COLUMN.
         """
-        self.check(path)
+        check(path, None if self.encoder is None else self.encoder.name)
         if self.encoder is None:
             found = read_features(path, labels=labels, group_by=group_by)
             return Rows.of_features(found), found.group

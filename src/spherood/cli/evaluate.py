@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spherood.cli.options import RUNS, Data, Device, Json, run_folder
+from spherood.cli.options import RUNS, Data, Device, Json, run_folder, score_command
 from spherood.errors import ConfigError
 
 OVER_TRIALS = ("auroc", "fpr_ood_at_id95", "fpr_id_at_ood95", "aupr_in", "aupr_out")  # mean ± deviation
@@ -144,8 +144,9 @@ def _report(
     reason = why_no_bundle(one, shipped) or ("there are several trials: evaluate one of them" if evaluated[1:] else "")
     if one.evaluation.scores[shipped].calibrated:
         if not reason:
-            make_bundle(one, shipped).save(home / "bundle")
-            following = shlex.join(["spherood", "score", str(home / "bundle")]) + " IMAGE..."
+            bundle = make_bundle(one, shipped)
+            bundle.save(home / "bundle")
+            following = f"{score_command(home / 'bundle', bundle)} IMAGE..."
             made.append(("bundle", home / "bundle"))
         logs = {one.evaluation.model: read_log(home)} if not evaluated[1:] else {}
         write_page(home / "report.html", describe(evaluated, (one.evaluation.model, shipped), logs, [following]))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherood.cli.options import Data, Device, Json, run_folder
+from spherood.cli.options import Data, Device, Json, run_folder, score_command
 from spherood.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def fit(
     from spherood.bundle.encoder import find_encoder
     from spherood.bundle.make import Wanted, make
     from spherood.bundle.manifest import Licences
-    from spherood.bundle.reading import Reader
+    from spherood.bundle.reading import Reader, check
     from spherood.data.preprocess import Preprocess
     from spherood.errors import optional
     from spherood.features import FeatureStore
@@ -123,6 +122,8 @@ def fit(
         seed=seed,
     )
     own = parse(Preprocess, read_yaml(preprocess, "preprocess"), str(preprocess)) if preprocess else None
+    for path in wanted.paths:
+        check(path, encoder)
     found = None
     if encoder is not None:
         outputs = {"feature": feature_output, "logits": logits_output}
@@ -130,8 +131,9 @@ def fit(
         found.model.to(choose_device(device))
     made = make(wanted, Reader(found, FeatureStore(home.parent / ".features"), data))
     made.bundle.save(home / "bundle")
-    following = [shlex.join(["spherood", "score", str(home / "bundle")]) + (" IMAGE..." if found else " FEATURES")]
+    following = [f"{score_command(home / 'bundle', made.bundle)} {'IMAGE...' if found else 'FEATURES'}"]
     no_page = why_no_page(made)
+    (home / "report.html").unlink(missing_ok=True)  # of an older guard
     if not no_page:
         write_page(home / "report.html", describe_guard(made, home.name, following))
     if as_json:

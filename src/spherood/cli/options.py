@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from spherood.bundle import Bundle
 
 RUNS = Path("runs")
 
@@ -20,6 +24,14 @@ Trust = Annotated[
     typer.Option(help="An import path that the bundle names, package.module:function, whose code may run; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+
+def score_command(folder: Path, bundle: Bundle) -> str:
+    """`spherood score FOLDER`, with the code that the user named when the bundle was made."""
+    named = [bundle.origin.name] if bundle.origin is not None and bundle.origin.kind == "function" else []
+    if bundle.score is not None and ":" in bundle.score.use:
+        named.append(bundle.score.use)
+    return shlex.join(["spherood", "score", str(folder), *(word for name in named for word in ("--trust", name))])
 
 
 def run_folder(name: str) -> Path:
