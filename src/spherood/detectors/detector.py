@@ -83,6 +83,15 @@ class Detector(nn.Module, ABC):
         for name in names:
             self.register_buffer(name, torch.empty(0))
 
+    def head(self, classifier: Classifier) -> tuple[Tensor, Tensor]:
+        """Weight (C, D) and bias (C,) of the model's classifier, float32, detached. FitError without one."""
+        if classifier is None:
+            raise FitError(
+                f"{self.name}.fit: needs the model's classifier. Call fit(feature, label, classifier=model.classifier)."
+            )
+        weight = classifier.weight.detach().float()
+        return weight, weight.new_zeros(len(weight)) if classifier.bias is None else classifier.bias.detach().float()
+
     def batches(self, x: Features, label: Array | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Checked batches (rows (B, D), label (B,) or None) of arrays, of `Outputs`, or of an iterable of pairs."""
         where = f"{self.name}.fit"
@@ -112,7 +121,7 @@ class Detector(nn.Module, ABC):
             if part is None:
                 raise ConfigError(f"{where}: reads {self.reads}, which this model does not have.")
             x = part
-        rows = _tensor(x)  # type: ignore[arg-type]
+        rows = as_tensor(x)  # type: ignore[arg-type]
         if rows.ndim != 2 or not rows.is_floating_point():
             raise ShapeError(
                 f"{where}: expected floating {self.reads}s (B, D), got {rows.dtype} of shape {tuple(rows.shape)}."
@@ -139,13 +148,13 @@ class Detector(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _tensor(x: Array) -> Tensor:
+def as_tensor(x: Array) -> Tensor:
     """x as a tensor; a copy where torch cannot share its memory: a read-only map, a reversed view."""
     return torch.as_tensor(np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x)
 
 
 def _check_label(label: Array, rows: Tensor, where: str) -> Tensor:
-    checked = _tensor(label).to(rows.device)
+    checked = as_tensor(label).to(rows.device)
     if checked.shape != rows.shape[:1] or checked.is_floating_point():
         raise ShapeError(
             f"{where}: expected integer labels ({len(rows)},), got {checked.dtype} of shape {tuple(checked.shape)}."
