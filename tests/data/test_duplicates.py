@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spherood.data import ImageSet, Source, duplicates
-from spherood.data.duplicates import Duplicate, _candidates, near_duplicates, perceptual_hash
+from spherood.data.duplicates import Duplicate, _candidates, _pieces, near_duplicates, perceptual_hash
 from spherood.data.folders import read_folder
 
 Pixels = NDArray[np.uint8]
@@ -90,12 +90,21 @@ def test_candidates_are_all_pairs_within_seven_bits_once(before: bool, data: st.
     ]
 
 
-def test_candidates_are_looked_at_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "CANDIDATES", 100)
-    same = np.zeros(60, dtype=np.uint64)
-    size = [len(first) for first, _ in _candidates(same, same, np.zeros(60, dtype=np.bool_), before=False)]
-    assert max(size) == 60  # one row has 60, two would have 120
-    assert sum(size) == 60 * 60
+def test_rows_that_are_done_have_no_candidates() -> None:
+    same, done = np.zeros(3, dtype=np.uint64), np.array([True, False, True])
+    pairs = [(first.tolist(), second.tolist()) for first, second in _candidates(same, same, done, before=False)]
+    assert [pair for pair in pairs if pair[0]] == [([1, 1, 1], [0, 1, 2])]
+
+
+@given(st.lists(st.integers(0, 9)), st.integers(1, 20))
+def test_pieces_hold_as_many_candidates_as_are_allowed_and_no_more(count: list[int], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "CANDIDATES", most)
+        pieces = list(_pieces(np.array(count, dtype=np.int64)))
+    assert [row for piece in pieces for row in range(piece.start, piece.stop)] == list(range(len(count)))
+    for piece in pieces:
+        assert sum(count[piece]) <= most or piece.stop - piece.start == 1
+        assert piece.stop == len(count) or sum(count[piece.start : piece.stop + 1]) > most
 
 
 def test_the_closest_is_named_with_the_mean_difference_worked_out_by_hand() -> None:
@@ -113,6 +122,13 @@ def test_the_closest_is_named_with_the_mean_difference_worked_out_by_hand() -> N
         Duplicate("no. 1", "no. 3", 2.0),
         Duplicate("no. 2", "no. 1", 0.0),
     ]
+
+
+def test_the_closest_wins_wherever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "CONFIRMED", 1)  # pair after pair
+    pixels = scenery(1) // 2 + 60
+    others = pixels + np.array([5, 3, 2, 4], dtype=np.uint8)[:, None, None, None]
+    assert near_duplicates(held(pixels), held(others)) == [Duplicate("no. 0", "no. 2", 2.0)]
 
 
 def test_within_a_set_each_is_compared_with_those_before_it() -> None:
@@ -152,19 +168,32 @@ def test_plain_pictures_a_grey_level_apart_are_one_and_two_levels_apart_are_two(
 
 
 def test_surfaces_of_little_contrast_are_not_paired_though_their_hashes_collide() -> None:
-    """Grain of 3 grey levels on one faint picture of 2: its signs are in every hash, its pixels drown in the grain."""
-    faint = 100 + scenery(1) // 64
-    grain = faint + np.random.default_rng(0).integers(0, 7, (400, 32, 32, 3), dtype=np.uint8)
-    hashes = perceptual_hash(grain)
-    assert np.mean(np.bitwise_count(hashes[:, None] ^ hashes) <= 7) > 0.9
-    assert near_duplicates(held(grain)) == []
+    """One faint shape of 8 grey levels under grain of +-4, finer than any coefficient sees: in each block of 2 x 2 a
+    chessboard or its negative. Half of the blocks of two pictures differ, by 8: on average by 4, with a contrast of 4.
+    """
+    sign = np.random.default_rng(0).choice([-4, 4], (400, 16, 1, 16, 1, 1))
+    grain = (sign * np.array([[1, -1], [-1, 1]])[:, None, :, None]).reshape(400, 32, 32, 1)
+    surfaces = (100 + scenery(1) // 32 + grain).astype(np.uint8)
+    hashes = perceptual_hash(surfaces)
+    assert np.mean(np.bitwise_count(hashes[:, None] ^ hashes) <= 7) > 0.5
+    assert near_duplicates(held(surfaces)) == []
 
 
-def test_two_thousand_copies_of_one_picture_end_at_the_first_that_is_close_enough() -> None:
-    one = scenery(1)
-    found = near_duplicates(held(np.repeat(one, 2000, axis=0)))
+def test_two_thousand_copies_of_one_picture_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, plain = [], duplicates._difference
+    monkeypatch.setattr(duplicates, "_difference", lambda x, y: (compared.append(len(x)), plain(x, y))[1])
+    found = near_duplicates(held(np.repeat(scenery(1), 2000, axis=0)))
     assert [pair.first for pair in found] == [f"no. {row}" for row in range(1, 2000)]
     assert {pair.difference for pair in found} == {0.0}
+    assert sum(compared) < 20_000  # of 2 million pairs
+
+
+def test_the_sides_of_a_wide_picture_count_too() -> None:
+    wide = np.concatenate([scenery(1, seed=seed) for seed in range(3)], axis=2)  # (1, 32, 96, 3)
+    other = wide.copy()
+    other[:, :, :32] = scenery(1, seed=9)
+    assert len(near_duplicates(held(wide), held(wide))) == 1
+    assert near_duplicates(held(wide), held(other)) == []
 
 
 def test_a_set_without_images_has_no_duplicates() -> None:

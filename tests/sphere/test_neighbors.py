@@ -15,6 +15,7 @@ def drawn(rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 6 columns in 3 groups of 2, so that a bank of a few dozen rows is searched by groups."""
+    monkeypatch.setattr(neighbors, "FEW", 0)
     monkeypatch.setattr(neighbors, "BLOCK", 6)
     monkeypatch.setattr(neighbors, "GROUP", 2)
 
@@ -25,6 +26,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_find_what_the_whole_product_finds(
     monkeypatch: pytest.MonkeyPatch, query_tile: int, bank_tile: int, k: int
 ) -> None:
+    monkeypatch.setattr(neighbors, "FEW", 0)
     monkeypatch.setattr(neighbors, "QUERY_TILE", query_tile)
     monkeypatch.setattr(neighbors, "BANK_TILE", bank_tile)
     query, bank = drawn(10, 0), drawn(23, 1)
@@ -37,10 +39,12 @@ def test_tiles_find_what_the_whole_product_finds(
 @pytest.mark.parametrize("rows", [13, 48, 50, 53])  # of 6-column blocks: just over two, eight, eight and a bit
 @pytest.mark.parametrize("bank_tile", [7, 20, 1000])
 @pytest.mark.parametrize("query_tile", [3, 1000])
+@pytest.mark.parametrize("few", [0, 10, 30])  # of 10 queries: narrow blocks; one per bank tile; the same, wider tiles
 @pytest.mark.usefixtures("small_groups")
 def test_groups_find_what_the_whole_product_finds_for_every_k(
-    monkeypatch: pytest.MonkeyPatch, query_tile: int, bank_tile: int, rows: int
+    monkeypatch: pytest.MonkeyPatch, few: int, query_tile: int, bank_tile: int, rows: int
 ) -> None:
+    monkeypatch.setattr(neighbors, "FEW", few)
     monkeypatch.setattr(neighbors, "QUERY_TILE", query_tile)
     monkeypatch.setattr(neighbors, "BANK_TILE", bank_tile)
     query, bank = drawn(10, 0), drawn(rows, 1)
@@ -65,6 +69,7 @@ def test_the_values_are_those_of_the_product_to_the_last_bit(rows: int, k: int, 
 
 @pytest.mark.parametrize("bank_tile", [2, 3, 100])
 def test_equal_neighbours_come_each_once(monkeypatch: pytest.MonkeyPatch, bank_tile: int) -> None:
+    monkeypatch.setattr(neighbors, "FEW", 0)
     monkeypatch.setattr(neighbors, "BANK_TILE", bank_tile)
     bank = drawn(3, 1).repeat(4, 1)  # every row four times
     cosine, index = nearest(bank[:3], bank, 12)

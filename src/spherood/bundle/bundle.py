@@ -32,7 +32,7 @@ from spherood.bundle.verdict import Neighbour, Verdict, reason
 from spherood.data.decode import read_rgb, rgb
 from spherood.data.preprocess import Preprocess
 from spherood.detectors import KNN, Detector, Scorer
-from spherood.detectors.detector import Array, Neighbours
+from spherood.detectors.detector import Array, Neighbours, as_tensor
 from spherood.errors import BundleError, ConfigError, ShapeError
 from spherood.files import write_text
 from spherood.models import infer
@@ -167,13 +167,13 @@ class Bundle:
         folder = Path(folder)
         manifest = read_manifest(folder)
         files = {role: folder / file.name for role, file in manifest.files.items()}
-        use = manifest.score.use
-        if ":" in use and use not in trust:
-            raise BundleError(
-                f"{folder}: its score is {use}, which is no part of spherood. If you trust that code, say so: "
-                f"Bundle.load(folder, trust=['{use}']), or --trust {use}"
-            )
-        detector = naming.build("detectors", use, manifest.score.with_)
+        for name in _scores_in(manifest.score):
+            if ":" in name and name not in trust:
+                raise BundleError(
+                    f"{folder}: its score is {name}, which is no part of spherood. If you trust that code, say so: "
+                    f"Bundle.load(folder, trust=['{name}']), or --trust {name}"
+                )
+        detector = naming.build("detectors", manifest.score.use, manifest.score.with_)
         learned, prefix = load_file(files["detector"]), "detector."
         state = {key.removeprefix(prefix): value for key, value in learned.items() if key.startswith(prefix)}
         half = any(value.dtype == HALF for value in state.values())
@@ -254,13 +254,13 @@ class Bundle:
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """What the network says of preprocessed pixels (B, S, S, 3). ConfigError where the bundle holds no network."""
         if self.model is None or self.preprocess is None:
-            name = getattr(self.origin, "name", None)
+            name, reads = getattr(self.origin, "name", None), self.detector.reads.removesuffix("s") + "s"
             raise ConfigError(
                 f"the bundle's network is {name}, code of your own. If you trust it, say so: "
                 f"Bundle.load(folder, trust=['{name}']), or --trust {name}"
                 if name
-                else f"the bundle holds no network: it reads {self.detector.reads}s. Pass features (N, "
-                f"{self.detector.width}), or wrap your network: spherood.Guard(model, bundle)."
+                else f"the bundle holds no network: it reads {reads}. Pass {reads} (N, "
+                f"{self.detector.width or 'C'}), or wrap your network: spherood.Guard(model, bundle)."
             )
         return infer(self.model, torch.from_numpy(pixels), self.preprocess)
 
@@ -319,7 +319,7 @@ class Bundle:
 
     def _as_outputs(self, x: Array) -> Outputs:
         """Rows of what the detector reads; where that is not the feature, the feature is not known."""
-        rows = torch.as_tensor(x)
+        rows = as_tensor(x)
         if self.detector.reads == "feature":
             return Outputs(rows)
         unknown = rows.new_empty(len(rows), 0)
@@ -342,6 +342,12 @@ def _read_thumbnails(file: Path) -> list[bytes]:
     found = load_file(file)
     content, ends = found["jpeg"].numpy().tobytes(), found["end"].tolist()
     return [content[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _scores_in(score: Score) -> list[str]:
+    """The names that building a score would look up: its own, and those of the scores that it combines."""
+    combined = score.with_.get("scores", ())
+    return [score.use, *(naming.parse_spec(text)[0] for text in combined if isinstance(text, str))]
 
 
 def has_bank(detector: nn.Module) -> bool:

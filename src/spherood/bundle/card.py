@@ -6,18 +6,20 @@ README.md is for people and not covered by the manifest's hashes: a hub's editor
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 from spherood import calibration
 from spherood.bundle.manifest import Manifest, Promise, Share
 from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, ResNetOrigin, TimmOrigin
 
 CARD = "README.md"
-RESTRICTED = ("non-commercial", "noncommercial", "non commercial", "-nc", " nc", "research")
+RESTRICTED = re.compile(r"non[- ]?commercial|research|(?<![a-z])nc(?![a-z])")
 
 
 def restricted(licence: str) -> bool:
     """Whether a licence reads as if commercial use were excluded. A hint for people, not legal advice."""
-    return any(word in f" {licence.lower()}" for word in RESTRICTED)
+    return RESTRICTED.search(licence.lower()) is not None
 
 
 def card(manifest: Manifest) -> str:
@@ -25,7 +27,7 @@ def card(manifest: Manifest) -> str:
     about = manifest.provenance.get("model") or "features of a network of one's own"
     sections = [
         _front_matter(manifest),
-        f"# Out-of-distribution guard for {about}",
+        f"# Out-of-distribution guard for {_line(str(about))}",
         f"It gives a verdict on every {'image' if manifest.model else 'row of features'}: is it unlike everything that "
         f"was known when it was made, how sure, and why.",
         _usage(manifest),
@@ -58,7 +60,8 @@ def _front_matter(manifest: Manifest) -> str:
 
 def _usage(manifest: Manifest) -> str:
     trust = f", trust=[{manifest.model.name!r}]" if isinstance(manifest.model, FunctionOrigin) else ""
-    given, shape = ('["image.png"]', "") if manifest.model else ("features", f"  # (N, {manifest.width})")
+    rows, width = manifest.reads.removesuffix("s") + "s", manifest.width or "C"
+    given, shape = ('["image.png"]', "") if manifest.model else (rows, f"  # (N, {width})")
     return f"""```python
 import spherood as so
 
@@ -72,7 +75,8 @@ def promised(promise: Promise) -> list[str]:
     """The promise in sentences, one to three of them."""
     rate, held_out = percent(promise.false_alarm_rate), f"{promise.held_out:,} held-out images"
     if promise.by_class:
-        shared = f" Too few for their own, these share one: {', '.join(promise.pooled)}." if promise.pooled else ""
+        names = _line(", ".join(promise.pooled))
+        shared = f" Too few for their own, these share one: {names}." if names else ""
         lines = [
             f"Each predicted class has its own threshold, from its part of the {held_out}. With confidence "
             f"{promise.confidence:g}, class by class and not for all at once, at most {rate} of further images of the "
@@ -108,9 +112,9 @@ def _table(manifest: Manifest) -> str:
             msp = [told(one.msp) if one.msp else "–"] if softmax else []
             auroc = "–" if one.auroc is None else f"{100 * one.auroc:.2f}"
             rows.append([one.name, f"{one.caught.of:,}", told(one.caught), *msp, auroc])
-        lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        lines.append("\n".join(map(_row, rows)))
         lines.append("In percent, with 95 % intervals over images.")
-    lines += list(results.notes)
+    lines += map(_line, results.notes)
     return "\n\n".join(["## What it did when it was made", *lines]) if lines else ""
 
 
@@ -138,16 +142,26 @@ def _inside(manifest: Manifest) -> str:
         *((key, str(value)) for key, value in manifest.provenance.items()),
         ("made by", f"spherood {manifest.spherood}, {manifest.created}"),
     ]
-    return "\n".join(["## Inside", "", "| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows)])
+    return "\n".join(["## Inside", "", "| | |", "| --- | --- |", *map(_row, rows)])
 
 
 def _licences(manifest: Manifest) -> str:
     def line(what: str, licence: str) -> str:
         flag = " **Commercial use seems to be excluded: check before you use it.**" if restricted(licence) else ""
-        return f"- {what}: {licence}.{flag}"
+        return f"- {what}: {_line(licence)}.{flag}"
 
     stated = manifest.licences
     return "\n".join(["## Licences", "", line("Data", stated.data), line("Weights", stated.weights)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
+
+
+def _line(text: str) -> str:
+    """On one line, since a name is whatever a file system or a CSV file allows."""
+    return " ".join(text.split())
 
 
 def percent(share: float) -> str:

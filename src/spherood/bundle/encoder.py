@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -55,7 +56,7 @@ def find_encoder(
     if feature or logits:
         raise ConfigError(f"{wanted_by}: {text} is no .onnx file, and only such a file has outputs by name.")
     if path.is_file():
-        found = foreign_encoder(path)
+        found = foreign_encoder(path, None if preprocess is None else (preprocess.mean, preprocess.std))
     elif folder := next((one for one in (run, path) if (one / LAST).is_file()), None):
         found = run_encoder(folder)
     elif ":" in text:
@@ -134,7 +135,8 @@ def written(model: nn.Module, origin: Origin) -> Contents:
     if isinstance(origin, OnnxOrigin):
         content: bytes = model.content  # type: ignore[assignment]
         return {"model": (".onnx", lambda path: _write(path, content))}
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # Copies: a layer under two names, such as timm's classifier, would be memory that safetensors refuses to share.
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
     return {"model": (".safetensors", lambda path: save_file(weights, path))}
 
 

@@ -23,6 +23,7 @@ from spherood.sphere import nearest, normalize
 
 SAME = 1e-8
 SHOWN = 3
+MANY = 0.05  # of the held-out rows
 
 
 def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
@@ -36,6 +37,11 @@ def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
             notes.append(
                 f"{int(copies.sum()):,} held-out rows are copies of rows to {name} by: taken out{_shown(pairs)}."
             )
+            if copies.mean() > MANY:
+                notes.append(
+                    "So many are rarely copies: drawings of few strokes look alike, which costs power and not the "
+                    "promise; frames of a video belong into one part: --group-by."
+                )
             kept = kept.subset(np.flatnonzero(~copies))
     return Parts(parts.fit, parts.choose, kept), notes
 
@@ -61,7 +67,9 @@ def copies_in_ood(parts: Parts, ood: Mapping[str, Rows]) -> list[str]:
     """What to tell of OOD that is a copy of something known."""
     notes = []
     for name, rows in ood.items():
-        for part in (parts.fit, parts.calibrate):
+        for part in (parts.fit, parts.choose, parts.calibrate):
+            if part is None:
+                continue
             copies, pairs = copied(rows, part)
             if copies.any():
                 notes.append(
@@ -81,8 +89,9 @@ def copied(rows: Rows, other: Rows) -> tuple[NDArray[np.bool_], list[tuple[str, 
     _, index = nearest(normalize(a).float(), normalize(b).float(), 1)
     near = b[index[:, 0]]
     same = ((a - near).square().sum(dim=1) <= SAME * a.square().sum(dim=1)).numpy()
-    pairs = [(rows.names[i], other.names[int(index[i, 0])]) for i in np.flatnonzero(same)[:SHOWN]] if rows.names else []
-    return same, pairs if other.names else []
+    if not (rows.names and other.names):
+        return same, []
+    return same, [(rows.names[i], other.names[int(index[i, 0])]) for i in np.flatnonzero(same).tolist()]
 
 
 def _shown(pairs: Sequence[tuple[str, str]]) -> str:

@@ -20,7 +20,7 @@ from spherood.bundle.manifest import Licences, Promise
 from spherood.bundle.reading import Reader, check
 from spherood.bundle.rows import Rows
 from spherood.calibration import exceedances_or_refuse
-from spherood.errors import ConfigError
+from spherood.errors import ConfigError, ShapeError
 from spherood.metrics.fractions import check_fraction
 
 THUMBNAIL = 48  # pixels
@@ -72,7 +72,11 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     for path in wanted.paths:
         check(path, None if encoder is None else encoder.name)
     known, group = reader.read(wanted.known, "known", labels=wanted.labels, group_by=wanted.group_by)
-    held_out = None if wanted.held_out is None else reader.read(wanted.held_out, "held-out")[0]
+
+    def further(path: Path, name: str) -> Rows:
+        return _beside(known, reader.read(path, name)[0], path)
+
+    held_out = None if wanted.held_out is None else further(wanted.held_out, "held-out")
     candidates = wanted.scores or (UNLABELLED if known.label is None else LABELLED)
     parts = parts_of(
         known,
@@ -86,6 +90,9 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     check_unseen(parts.calibrate, encoder, reader.root)
     parts, notes = without_copies(parts)
     exceedances_or_refuse(len(parts.calibrate), wanted.false_alarm_rate, promise.each)
+    validation_ood = {name: further(path, name) for name, path in wanted.validation_ood.items()}
+    ood = {name: further(path, name) for name, path in wanted.ood.items()}
+    test = None if wanted.test is None else further(wanted.test, "test")
     whole = parts.fit
     if wanted.coreset is not None:
         parts = coreset(parts, wanted.coreset, wanted.seed)
@@ -94,7 +101,7 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     fitted = fit(
         parts,
         candidates,
-        validation_ood={name: reader.read(path, name)[0] for name, path in wanted.validation_ood.items()},
+        validation_ood=validation_ood,
         classifier=classifier,
         false_alarm_rate=wanted.false_alarm_rate,
         confidence=wanted.confidence,
@@ -102,8 +109,6 @@ def make(wanted: Wanted, reader: Reader) -> Made:
         review_rate=wanted.review_rate,
         half=wanted.half,
     )
-    ood = {name: reader.read(path, name)[0] for name, path in wanted.ood.items()}
-    test = None if wanted.test is None else reader.read(wanted.test, "test")[0]
     if wanted.group_by is not None:
         notes.append(
             "Groups were kept in one part. Images of one group are alike, and the confidence counts them as "
@@ -121,6 +126,14 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     )
     results = measure(bundle, fitted, ood, test).model_copy(update={"notes": tuple(notes)})
     return Made(replace(bundle, results=results), fitted, ood, test)
+
+
+def _beside(known: Rows, rows: Rows, path: Path) -> Rows:
+    """The rows of `path`; ShapeError where they are not as wide as the known ones."""
+    width, expected = rows.outputs.feature.shape[1], known.outputs.feature.shape[1]
+    if width != expected:
+        raise ShapeError(f"{path}: features have {width} columns, the known ones {expected}. Use one encoder for both.")
+    return rows
 
 
 def _cost(fitted: Fitted, whole: Rows, classifier: nn.Linear | None, ids: Rows, ood: Mapping[str, Rows]) -> str:

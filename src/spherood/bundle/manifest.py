@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from safetensors import SafetensorError
 
 from spherood.bundle.origin import Origin
 from spherood.data.preprocess import Preprocess
-from spherood.errors import BundleError, ConfigError
+from spherood.errors import BundleError, ConfigError, OutputError
 from spherood.files import sha256_of_file, write_json, written_aside
 from spherood.schema import Strict, parse
 
@@ -122,14 +123,19 @@ class Manifest(Strict):
 def write_bundle(folder: Path, manifest: Manifest, contents: dict[str, tuple[str, Callable[[Path], None]]]) -> Manifest:
     """Write the files, then the manifest that names them, then remove what an older manifest named.
 
-    contents: role -> (suffix, function that writes a path).
+    contents: role -> (suffix, function that writes a path). OutputError where a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for role, (suffix, write) in contents.items():
         fresh = folder / f"{role}.new"
         with written_aside(fresh) as aside:
-            write(aside)
+            try:
+                write(aside)
+            except SafetensorError as error:  # of a full disk too: it is no OSError
+                raise OutputError(
+                    f"{folder}: its {role} cannot be written ({error}). Mend that, or choose another place."
+                ) from None
         digest = sha256_of_file(fresh)
         name = f"{role}-{digest[:16]}{suffix}"
         fresh.replace(folder / name)

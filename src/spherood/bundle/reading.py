@@ -55,22 +55,25 @@ class Reader:
         if labels is not None:
             raise ConfigError(f"{labels}: labels of images are their folders. --labels goes with features.")
         images = self._images(path, name)
+        group = None if group_by is None else _groups(group_by, images)
         stored = self.store.read(self.encoder.model, self.encoder.preprocess, images)
         for image, why in list(stored.unreadable.items())[:SHOWN]:
             print(f"skipped: {image}: {why}", file=sys.stderr)
         if stored.unreadable:
             print(f"{name}: skipped {len(stored.unreadable)} unreadable images.", file=sys.stderr)
-        group = None
-        if group_by is not None:
-            file, colon, column = group_by.rpartition(":")
-            if not colon:
-                raise ConfigError(
-                    f"--group-by {group_by}: for images write FILE.csv:COLUMN; its column image names them."
-                )
-            group = read_groups(Path(file), column, stored.images)
+        if group is not None:
+            group = group[[image not in stored.unreadable for image in images.names]]
         return Rows.of_images(stored), group
 
     def _images(self, path: Path, name: str) -> ImageSet:
         if path.suffix.lower() in LISTS:
             return read_list(path, self.root, name)
         return read_folder(path, name)
+
+
+def _groups(group_by: str, images: ImageSet) -> NDArray[np.int64]:
+    """The group of every image, (N,); ConfigError for a text without a column."""
+    file, colon, column = group_by.rpartition(":")
+    if not colon:
+        raise ConfigError(f"--group-by {group_by}: for images write FILE.csv:COLUMN; its column image names them.")
+    return read_groups(Path(file), column, images)

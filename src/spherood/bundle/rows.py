@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from spherood.data.feature_file import FeatureSet
 from spherood.data.image_set import ImageSet
 from spherood.detectors import Detector
-from spherood.detectors.detector import Array
+from spherood.detectors.detector import Array, as_tensor
 from spherood.errors import ShapeError
 from spherood.features import Stored
 from spherood.features.store import FIT_ROWS
@@ -47,13 +46,13 @@ class Rows:
     @classmethod
     def of_features(cls, found: FeatureSet) -> Rows:
         """Features from a file."""
-        outputs = Outputs(_tensor(found.feature), logits=None if found.logits is None else _tensor(found.logits))
+        outputs = Outputs(as_tensor(found.feature), logits=None if found.logits is None else as_tensor(found.logits))
         return cls(found.name, outputs, found.label, found.classes, found.names)
 
     @classmethod
     def of_arrays(cls, name: str, feature: Array, label: Array | None = None) -> Rows:
         """Features (N, F) in hand, integer labels (N,) in 0..C-1. ShapeError otherwise."""
-        rows = torch.as_tensor(feature)
+        rows = as_tensor(feature)
         if rows.ndim != 2 or not rows.is_floating_point() or not len(rows):
             raise ShapeError(f"{name}: expected floating features (N, F), got {rows.dtype} {tuple(rows.shape)}.")
         if label is None:
@@ -105,7 +104,3 @@ class Batches:
         for start in range(0, len(self.rows), FIT_ROWS):
             stop = start + FIT_ROWS
             yield self.rows.outputs.rows(start, stop), None if label is None else label[start:stop]
-
-
-def _tensor(array: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))  # a read-only map is copied

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from spherood.metrics.scores import Scores, check_scores
 
 
 def p_values(held_out_score: Any, score: Any) -> Scores:
     """p-values (B,) in (0, 1] of scores (B,), given held-out ID scores (n,); higher score = more OOD, lower p.
 
-    Arrays, lists or tensors. ShapeError unless both are 1-D, non-empty and finite. O((n + B) log n).
+    Arrays, lists or tensors. ShapeError unless both are 1-D, non-empty and finite. O((n + B) log n), and O(n + B log n)
+    where the held-out scores come in rising order.
     """
-    held_out = np.sort(check_scores("p_values", "held_out_score", held_out_score))
+    held_out = check_scores("p_values", "held_out_score", held_out_score)
+    if (held_out[1:] < held_out[:-1]).any():
+        held_out.sort()  # check_scores made a copy
     new = check_scores("p_values", "score", score)
     n = len(held_out)
     p: Scores = (1 + n - held_out.searchsorted(new, side="left")) / (n + 1)

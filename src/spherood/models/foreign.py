@@ -237,6 +237,6 @@ def _statistics(
     if classes not in OPENOOD:
         raise ConfigError(
             f"{path}: the file does not say with which mean and std its images were normalised. "
-            "Add `normalise: {mean: [...], std: [...]}` to the protocol."
+            "Add `normalise: {mean: [...], std: [...]}` to the protocol, or give spherood fit a --preprocess."
         )
     return OPENOOD[classes]

@@ -1,8 +1,20 @@
 """The maths of the unit sphere: tensors in, tensors out; no file, no network."""
 
 from spherood.sphere.means import ClassMeans
+from spherood.sphere.moments import Moments
 from spherood.sphere.neighbors import nearest
 from spherood.sphere.prototypes import advance
+from spherood.sphere.subspace import residual_basis, zero_point
 from spherood.sphere.unit import at_least_float32, float64, normalize
 
-__all__ = ["ClassMeans", "advance", "at_least_float32", "float64", "nearest", "normalize"]
+__all__ = [
+    "ClassMeans",
+    "Moments",
+    "advance",
+    "at_least_float32",
+    "float64",
+    "nearest",
+    "normalize",
+    "residual_basis",
+    "zero_point",
+]
