@@ -103,7 +103,7 @@ def test_a_promise_by_class_says_that_it_is_none_for_all_at_once_and_who_shares(
     assert lines == [
         "Each predicted class has its own threshold, from its part of the 1,000 held-out images. With confidence 0.95, "
         "class by class and not for all at once, at most 5 % of further images of the same kind raise a false alarm. "
-        "Too few for their own, these share one: cat, dog."
+        "Too few for their own, these share one, whose rate holds for them together and not for each: cat, dog."
     ]
     assert "share" not in promised(PROMISE.model_copy(update={"by_class": True}))[0]
 
@@ -154,8 +154,7 @@ def test_without_a_classifier_there_is_no_column_of_its_softmax_and_without_resu
 def test_what_nobody_can_promise_is_said() -> None:
     text = section(card(manifest()), "What it does not promise")
     assert [line for line in text.splitlines() if line.startswith("- ")] == [
-        "- How much OOD is caught. Nobody can without assumptions about it: the table above holds for those sources "
-        "alone.",
+        "- How much OOD is caught. Nobody can without assumptions about it: what was measured holds for those alone.",
         "- Anything for images that are not drawn like the held-out ones: another camera, season or site is another "
         "question.",
         "- Anything if held-out images took part in training, in fitting or in choosing the score, or are copies of "

@@ -330,6 +330,13 @@ def test_thresholds_by_class_are_those_of_the_predicted_classes_and_the_shared_o
     np.testing.assert_array_equal([one.threshold for one in bundle.predict(feature)], of_class[predicted])
 
 
+def test_thresholds_by_class_take_features_in_double_precision() -> None:
+    double = [Rows.of_arrays("rows", rows.outputs.feature.double(), rows.label) for rows in
+              (unequal().fit, unequal().calibrate)]  # fmt: skip
+    found = fit(Parts(double[0], None, double[1]), ["knn:k=3"], by_class=True)
+    np.testing.assert_array_equal(found.held_out_class, by_class().held_out_class)
+
+
 def test_a_threshold_per_class_without_labels_is_refused() -> None:
     rows = Rows.of_arrays("rows", blobs(np.zeros(90, dtype=np.int64), 0)[0])
     with pytest.raises(ConfigError, match=r"^a threshold per class needs labels\. Label the images, or leave"):

@@ -78,14 +78,15 @@ def measure(
         means.add(normalize(outputs.feature), torch.from_numpy(label))
     class_mean = means.direction.float()
 
+    classifier = getattr(subject.model, "classifier", None)
     unavailable = {
-        text: f"reads {reads}, which {subject.name} does not have"
+        text: f"{reason}, which {subject.name} does not have"
         for text, some in candidates.items()
-        if getattr(sets.train.outputs, reads := next(iter(some.values())).reads) is None
+        if (reason := _lacking(next(iter(some.values())), sets.train, classifier))
     }
     available = {text: some for text, some in candidates.items() if text not in unavailable}
     flat = {one: detector for some in available.values() for one, detector in some.items()}
-    fit_all(flat, sets.train, getattr(subject.model, "classifier", None))
+    fit_all(flat, sets.train, classifier)
     chosen, sweeps = _choose(available, flat, sets)
     scored = score_all(chosen, _named(sets))
 
@@ -114,6 +115,13 @@ def measure(
     return Evaluated(
         evaluation, subject, protocol, classes, sets.train, sets.validation, test, sets.ood, chosen, class_mean
     )
+
+
+def _lacking(detector: Detector, train: Stored, classifier: torch.nn.Linear | None) -> str:
+    """What a score needs and the model lacks; empty where it has all."""
+    if getattr(train.outputs, detector.reads) is None:
+        return f"reads {detector.reads}"
+    return "needs a linear classifier" if detector.needs_classifier and classifier is None else ""
 
 
 def _choose(

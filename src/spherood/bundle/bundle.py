@@ -87,13 +87,12 @@ class Bundle:
         features that calibrate and took no part in anything; else a part of `feature` does. CalibrationError, with the
         numbers, where there are too few. `spherood fit` does the same for images and files, and more.
         """
-        from spherood.bundle.fit import LABELLED, UNLABELLED, fit, parts_of
+        from spherood.bundle.fit import defaults, fit, parts_of
         from spherood.bundle.rows import Rows
 
         known = Rows.of_arrays("known", feature, label)
         apart = None if held_out is None else Rows.of_arrays("held_out", held_out)
-        defaults = UNLABELLED if label is None else LABELLED
-        candidates = defaults if score is None else (score,)
+        candidates = defaults(known) if score is None else (score,)
         rate, several = false_alarm_rate, len(candidates) > 1
         parts = parts_of(known, apart, several=several, false_alarm_rate=rate, confidence=confidence, seed=seed)
         return fit(parts, candidates, false_alarm_rate=rate, confidence=confidence).bundle()
@@ -212,6 +211,11 @@ class Bundle:
 
         folder = Path(repo) if Path(repo).is_dir() else pull(repo, revision=revision, token=token)
         return cls.load(folder, trust=trust)
+
+    @property
+    def code(self) -> list[str]:
+        """Import paths that `load` must be trusted with; none for most bundles."""
+        return _foreign_code(self.score, self.origin)
 
     def threshold(self, false_alarm_rate: float | None = None) -> float:
         """Alarm above it. CalibrationError where the held-out scores are too few for another rate.
@@ -342,6 +346,12 @@ def _read_thumbnails(file: Path) -> list[bytes]:
     found = load_file(file)
     content, ends = found["jpeg"].numpy().tobytes(), found["end"].tolist()
     return [content[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _foreign_code(score: Score | None, origin: Origin | None) -> list[str]:
+    """Import paths that a load must be trusted with."""
+    named = [] if score is None else [name for name in _scores_in(score) if ":" in name]
+    return [*named, *([origin.name] if origin is not None and origin.kind == "function" else [])]
 
 
 def _scores_in(score: Score) -> list[str]:

@@ -42,7 +42,7 @@ def card(manifest: Manifest) -> str:
 
 LIMITS = """## What it does not promise
 
-- How much OOD is caught. Nobody can without assumptions about it: the table above holds for those sources alone.
+- How much OOD is caught. Nobody can without assumptions about it: what was measured holds for those sources alone.
 - Anything for images that are not drawn like the held-out ones: another camera, season or site is another question.
   Recalibrate when they change.
 - Anything if held-out images took part in training, in fitting or in choosing the score, or are copies of such images.
@@ -76,7 +76,11 @@ def promised(promise: Promise) -> list[str]:
     rate, held_out = percent(promise.false_alarm_rate), f"{promise.held_out:,} held-out images"
     if promise.by_class:
         names = _line(", ".join(promise.pooled))
-        shared = f" Too few for their own, these share one: {names}." if names else ""
+        shared = (
+            f" Too few for their own, these share one, whose rate holds for them together and not for each: {names}."
+            if names
+            else ""
+        )
         lines = [
             f"Each predicted class has its own threshold, from its part of the {held_out}. With confidence "
             f"{promise.confidence:g}, class by class and not for all at once, at most {rate} of further images of the "

@@ -112,6 +112,11 @@ class Fitted:
         )
 
 
+def defaults(known: Rows) -> tuple[str, ...]:
+    """Candidates where the user names none: with fewer than two classes there is none to hide."""
+    return UNLABELLED if len(known.classes) < 2 else LABELLED
+
+
 def parts_of(
     known: Rows,
     held_out: Rows | None,
@@ -264,7 +269,7 @@ def _choose(
             "one score, give validation OOD, or label the rows."
         )
     if fitted := [
-        name for name, detector in built.items() if detector.reads != "feature" or isinstance(detector, Scorer)
+        name for name, one in built.items() if one.reads != "feature" or one.needs_classifier or isinstance(one, Scorer)
     ]:
         raise ConfigError(
             f"{fitted[0]}: knows the classes that would be hidden from it, so it cannot be chosen without OOD. Give "

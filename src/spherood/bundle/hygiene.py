@@ -46,21 +46,25 @@ def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
     return Parts(parts.fit, parts.choose, kept), notes
 
 
-def check_unseen(calibrate: Rows, encoder: Encoder | None, root: Path) -> None:
-    """DataError where held-out images trained the encoder, as far as it is known what did: of a run found on disk."""
-    if (
-        encoder is None
-        or encoder.trained_on is None
-        or calibrate.images is None
-        or not encoder.trained_on.present(root)
-    ):
-        return
+def check_unseen(calibrate: Rows, encoder: Encoder | None, root: Path) -> list[str]:
+    """DataError where held-out images trained the encoder, as far as it is known what did: of a run found on disk.
+
+    What to tell where a run's training images are not found.
+    """
+    if encoder is None or encoder.trained_on is None or calibrate.images is None:
+        return []
+    if not encoder.trained_on.present(root):
+        return [
+            f"The images that trained {encoder.name} are not under {root}, so nobody looked whether it has seen "
+            "held-out ones. If it has, nothing is promised. Where they are: --data"
+        ]
     seen = shared_images(calibrate.images, encoder.trained_on.load(root))
     if seen:
         raise DataError(
             f"{len(seen):,} of {len(calibrate):,} held-out images trained {encoder.name}, first {seen[0]}: it knows "
             "them too well, and nothing could be promised. Hold out images that it has not seen: --held-out"
         )
+    return []
 
 
 def copies_in_ood(parts: Parts, ood: Mapping[str, Rows]) -> list[str]:

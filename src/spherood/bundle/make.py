@@ -14,7 +14,7 @@ from torch import nn
 from spherood import metrics, naming
 from spherood.bundle.bundle import Bundle
 from spherood.bundle.expectation import measure
-from spherood.bundle.fit import LABELLED, UNLABELLED, Fitted, coreset, fit, parts_of
+from spherood.bundle.fit import Fitted, coreset, defaults, fit, parts_of
 from spherood.bundle.hygiene import check_unseen, copies_in_ood, without_copies
 from spherood.bundle.manifest import Licences, Promise
 from spherood.bundle.reading import Reader, check
@@ -77,7 +77,7 @@ def make(wanted: Wanted, reader: Reader) -> Made:
         return _beside(known, reader.read(path, name)[0], path)
 
     held_out = None if wanted.held_out is None else further(wanted.held_out, "held-out")
-    candidates = wanted.scores or (UNLABELLED if known.label is None else LABELLED)
+    candidates = wanted.scores or defaults(known)
     parts = parts_of(
         known,
         held_out,
@@ -87,8 +87,9 @@ def make(wanted: Wanted, reader: Reader) -> Made:
         group=group,
         seed=wanted.seed,
     )
-    check_unseen(parts.calibrate, encoder, reader.root)
+    unseen = check_unseen(parts.calibrate, encoder, reader.root)
     parts, notes = without_copies(parts)
+    notes = unseen + notes
     exceedances_or_refuse(len(parts.calibrate), wanted.false_alarm_rate, promise.each)
     validation_ood = {name: further(path, name) for name, path in wanted.validation_ood.items()}
     ood = {name: further(path, name) for name, path in wanted.ood.items()}

@@ -48,6 +48,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Exit 0: done. 1: the work failed. 2: misused. A user's mistake is one message; a bug shows its traceback."""
+    sys.path.insert(0, "")  # package.module:function of the folder one works in, as python -m finds it
     try:
         app()
     except SpheroodError as error:

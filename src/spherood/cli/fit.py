@@ -153,7 +153,7 @@ def _named(option: str, texts: list[str] | None) -> dict[str, Path]:
         place = Path(path if equals else text)
         name = name if equals else place.absolute().name.partition(".")[0]
         if name in found:
-            raise ConfigError(f"{option} {text}: there is a {name} already. Write it as NAME=PATH with another name.")
+            raise ConfigError(f"{option} {text}: the name '{name}' is taken. Write it as NAME=PATH with another name.")
         found[name] = place
     return found
 

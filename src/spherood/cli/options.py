@@ -28,10 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, fo
 
 def score_command(folder: Path, bundle: Bundle) -> str:
     """`spherood score FOLDER`, with the code that the user named when the bundle was made."""
-    named = [bundle.origin.name] if bundle.origin is not None and bundle.origin.kind == "function" else []
-    if bundle.score is not None and ":" in bundle.score.use:
-        named.append(bundle.score.use)
-    return shlex.join(["spherood", "score", str(folder), *(word for name in named for word in ("--trust", name))])
+    return shlex.join(["spherood", "score", str(folder), *(word for name in bundle.code for word in ("--trust", name))])
 
 
 def run_folder(name: str) -> Path:

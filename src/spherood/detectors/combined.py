@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spherood import naming
 from spherood.detectors.detector import Array, Classifier, Detector, Features, Neighbours
+from spherood.detectors.two_passes import refuse_generator
 from spherood.errors import ConfigError, FitError
 from spherood.outputs import Outputs
 
@@ -48,17 +49,14 @@ class Combined(Detector):
         if len(parts) > 1:
             raise ConfigError(f"Combined: {', '.join(scores)} read {' and '.join(sorted(parts))}. Combine alike ones.")
         self.reads = members[0].reads  # type: ignore[misc]
+        self.needs_classifier = any(member.needs_classifier for member in members)  # type: ignore[misc]
         self.members = nn.ModuleList(members)
         self.declare("knot", "surprise", "slope")
 
     @torch.no_grad()
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Fit every score, and the curve of its p-value. FitError as theirs, and where x can be read only once."""
-        if isinstance(x, Iterator):
-            raise FitError(
-                f"{self.name}.fit: reads the batches twice, and a generator gives them once. Pass a list of "
-                "batches, an array, or an object whose __iter__ starts afresh."
-            )
+        refuse_generator(self, x)
         rest, reference = Fifths(self, x, label, last=False), Fifths(self, x, label, last=True)
         if not any(True for _ in reference):
             raise FitError(f"{self.name}.fit: needs 5 rows or more to compare with. Give it more.")

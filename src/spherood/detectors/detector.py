@@ -31,6 +31,7 @@ class Detector(nn.Module, ABC):
     """Subclasses say what they read, and give `fit` and `forward`; see detectors/mahalanobis.py for a short one."""
 
     reads: ClassVar[Literal["feature", "embedding", "logits"]] = "feature"
+    needs_classifier: ClassVar[bool] = False  # `fit` reads the weights of the model's classifier
 
     @abstractmethod
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:

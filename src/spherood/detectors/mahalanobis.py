@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from spherood.detectors.detector import Array, Classifier, Detector, Features
+from spherood.detectors.labelled import labelled
 from spherood.errors import ConfigError, FitError
-from spherood.sphere import ClassMeans, float64, normalize
+from spherood.sphere import Moments, normalize
 
 Covariance = Literal["tied", "total"]
 
@@ -46,39 +47,24 @@ class Mahalanobis(Detector):
     @torch.no_grad()
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Means and covariance of feature (N, D), label (N,). FitError without labels or for a class without sample."""
-        means, shift, square = ClassMeans(), torch.empty(0), torch.empty(0)
-        for rows, part_label in self.batches(x, label):
-            if part_label is None:
-                raise FitError("Mahalanobis.fit: needs labels. Call fit(feature, label).")
-            h = float64(self._scaled(rows))
-            if not len(shift):  # moments about a point near the data: E h h' - m m' would cancel elsewhere
-                shift, square = h.mean(dim=0), torch.zeros(h.shape[1], h.shape[1], dtype=h.dtype, device=h.device)
-            means.add(h - shift, part_label)
-            square += (h - shift).T @ (h - shift)
-        if means.absent:
-            raise FitError(
-                f"Mahalanobis.fit: class {means.absent[0]} has no sample. Labels must run 0..C-1 without gaps."
-            )
+        return self.fit_moments(class_moments(self, x, label, unit=self.unit), f"{self.name}.fit")
 
-        rows_, grand = int(means.count.sum()), means.sum.sum(dim=0) / means.count.sum()
-        if self.covariance == "tied":
-            covariance = (square - (means.mean.T * means.count) @ means.mean) / rows_
-        else:
-            covariance = (square - rows_ * torch.outer(grand, grand)) / max(rows_ - 1, 1)
+    def fit_moments(self, moments: Moments, where: str) -> Self:
+        """`fit`, from the moments of features that are scaled as `unit` says; FitError where they do not vary."""
+        covariance = moments.tied
+        if self.covariance == "total":
+            covariance = moments.total * (moments.rows / max(moments.rows - 1, 1))
         if self.shrinkage is not None:
             identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
             covariance = torch.lerp(covariance, covariance.trace() / len(covariance) * identity, self.shrinkage)
 
         variance, direction = torch.linalg.eigh(covariance)
-        rounding = len(variance) * torch.finfo(variance.dtype).eps * square.trace() / rows_  # left of equal rows
-        kept = variance > max(variance[-1] * len(variance) * torch.finfo(torch.float32).eps, rounding)
+        kept = variance > max(variance[-1] * len(variance) * torch.finfo(torch.float32).eps, moments.rounding)
         if not bool(kept.any()):
-            raise FitError(
-                "Mahalanobis.fit: the features do not vary. Is the encoder collapsed, or each class one image?"
-            )
+            raise FitError(f"{where}: the features do not vary. Is the encoder collapsed, or each class one image?")
         whitening = direction[:, kept] * variance[kept].rsqrt()
-        self.origin, self.whitening = (shift + grand).float(), whitening.float()
-        self.mean = ((means.mean + shift - self.origin) @ whitening).float()  # about the origin as it was rounded
+        self.origin, self.whitening = moments.mean.float(), whitening.float()
+        self.mean = ((moments.class_mean - self.origin) @ whitening).float()  # about the origin as it was rounded
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,3 +81,11 @@ class Mahalanobis(Detector):
     def width(self) -> int:
         """Columns of the features it was fitted on."""
         return self.origin.shape[-1]
+
+
+def class_moments(detector: Detector, x: Features, label: Array | None, *, unit: bool) -> Moments:
+    """The moments of the features x, of length 1 where `unit`; errors in the name of `detector`."""
+    moments = Moments()
+    for rows, part_label in labelled(detector, x, label):
+        moments.add(normalize(rows) if unit else rows, part_label)
+    return moments
