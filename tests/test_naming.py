@@ -34,7 +34,7 @@ def test_an_import_path_names_the_class_of_anyone() -> None:
     ("room", "name", "message"),
     [
         ("losses", "cidr", r"^losses: there is no 'cidr'\. Did you mean 'cider'\? Your own: package\.module:Class\.$"),
-        ("detectors", "zz", r"^detectors: there is no 'zz'\. Known: combined, knn, mahalanobis, msp"),
+        ("detectors", "zz", r"^detectors: there is no 'zz'\. Known: .*combined, .*knn, .*msp"),
         ("detectors", "KNN", r"^detectors: there is no 'KNN'\. "),
         ("losses", "no_such_lab.losses:Mine", r"cannot import 'no_such_lab\.losses:Mine': No module named 'no_such_l"),
         ("losses", "spherood.losses:Mine", r"cannot import .* has no attribute 'Mine'\. Write it as package\.module"),

@@ -154,7 +154,8 @@ def test_without_a_classifier_there_is_no_column_of_its_softmax_and_without_resu
 def test_what_nobody_can_promise_is_said() -> None:
     text = section(card(manifest()), "What it does not promise")
     assert [line for line in text.splitlines() if line.startswith("- ")] == [
-        "- How much OOD is caught. Nobody can without assumptions about it: what was measured holds for those alone.",
+        "- How much OOD is caught. Nobody can without assumptions about it: what was measured holds for those "
+        "sources alone.",
         "- Anything for images that are not drawn like the held-out ones: another camera, season or site is another "
         "question.",
         "- Anything if held-out images took part in training, in fitting or in choosing the score, or are copies of "
