@@ -292,7 +292,7 @@ def test_another_width_is_told_with_both_numbers(spec: tuple[str, dict[str, Any]
     if spec[0] in ANY_WIDTH:
         assert judge.score(narrow).shape == (3,)
         return
-    columns = rf"{judge.reads}s have 4 columns, the fitted ones had 6"
+    columns = rf"{judge.rows_read} have 4 columns, the fitted ones had 6"
     with pytest.raises(ShapeError, match=rf"\.score: {columns}\. Was it fitted on another encoder\?"):
         judge.score(narrow)
 
@@ -329,7 +329,7 @@ def test_nan_and_infinity_are_counted_and_placed(spec: tuple[str, dict[str, Any]
     ids=["one axis", "three axes", "integers"],
 )
 def test_what_is_no_table_of_floats_is_refused(spec: tuple[str, dict[str, Any]], x: Any, got: str) -> None:
-    with pytest.raises(ShapeError, match=rf"\.score: expected floating {make(spec).reads}s \(B, D\), got {got}"):
+    with pytest.raises(ShapeError, match=rf"\.score: expected floating {make(spec).rows_read} \(B, D\), got {got}"):
         fitted(spec).score(x)
 
 

@@ -74,6 +74,13 @@ def test_the_width_of_a_tile_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(judge.score(drawn(30, 1)), expected)
 
 
+def test_an_export_takes_any_number_of_rows() -> None:
+    judge = Relation().fit(drawn(200), classifier=CLASSIFIER)
+    rows = torch.export.Dim("rows", min=2)
+    exported = torch.export.export(judge, (drawn(5),), dynamic_shapes=({0: rows},), strict=False)
+    torch.testing.assert_close(exported.module()(drawn(30, 1)), judge.score(drawn(30, 1)))
+
+
 def test_what_cannot_be_fitted_is_told() -> None:
     with pytest.raises(FitError, match=r"^Relation\.fit: needs the model's classifier"):
         Relation().fit(drawn(50))

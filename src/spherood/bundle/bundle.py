@@ -258,7 +258,7 @@ class Bundle:
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """What the network says of preprocessed pixels (B, S, S, 3). ConfigError where the bundle holds no network."""
         if self.model is None or self.preprocess is None:
-            name, reads = getattr(self.origin, "name", None), self.detector.reads.removesuffix("s") + "s"
+            name, reads = getattr(self.origin, "name", None), self.detector.rows_read
             raise ConfigError(
                 f"the bundle's network is {name}, code of your own. If you trust it, say so: "
                 f"Bundle.load(folder, trust=['{name}']), or --trust {name}"

@@ -64,7 +64,7 @@ class Detector(nn.Module, ABC):
         rows = self._rows(x, f"{self.name}.score").to(self._device)
         if self.width is not None and rows.shape[1] != self.width:
             raise ShapeError(
-                f"{self.name}.score: {self.reads}s have {rows.shape[1]} columns, the fitted ones had {self.width}. "
+                f"{self.name}.score: {self.rows_read} have {rows.shape[1]} columns, the fitted ones had {self.width}. "
                 "Was it fitted on another encoder?"
             )
         return rows
@@ -73,6 +73,11 @@ class Detector(nn.Module, ABC):
     def name(self) -> str:
         """The class's name, as messages use it."""
         return type(self).__name__
+
+    @property
+    def rows_read(self) -> str:
+        """`features`, `embeddings` or `logits`, for messages."""
+        return self.reads.removesuffix("s") + "s"
 
     @property
     def width(self) -> int | None:
@@ -125,7 +130,7 @@ class Detector(nn.Module, ABC):
         rows = as_tensor(x)  # type: ignore[arg-type]
         if rows.ndim != 2 or not rows.is_floating_point():
             raise ShapeError(
-                f"{where}: expected floating {self.reads}s (B, D), got {rows.dtype} of shape {tuple(rows.shape)}."
+                f"{where}: expected floating {self.rows_read} (B, D), got {rows.dtype} of shape {tuple(rows.shape)}."
             )
         rows = at_least_float32(rows.detach())
         finite = rows.isfinite().all(dim=1)

@@ -56,7 +56,7 @@ class Relation(Detector):
         """Feature (B, D) to score (B,), float64."""
         unit = normalize(x).to(self.known_unit)
         p = logits(x, self.weight, self.bias).softmax(dim=1).to(self.known_p)
-        total = torch.zeros(len(x), dtype=torch.float64, device=unit.device)
+        total = unit.new_zeros(unit.shape[0], dtype=torch.float64)  # len() would fix B in an export
         for known_unit, known_p in zip(self.known_unit.split(TILE), self.known_p.split(TILE), strict=True):
             relation = (unit @ known_unit.T) * (p @ known_p.T)  # below 0 it does not count either
             total += relation.pow(self.power).where(relation > WEAKEST, 0).sum(dim=1, dtype=torch.float64)
