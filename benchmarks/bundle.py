@@ -52,7 +52,7 @@ def bundles() -> dict[str, Bundle]:
 
     def bundle(score: str, kept: int | None = None, half: bool = False) -> Bundle:
         own = parts if kept is None else coreset(parts, kept)
-        return fit(own, (score,), half=half, **RULE).bundle(encoder, half=half)
+        return Bundle.of(fit(own, (score,), half=half, **RULE), encoder, half=half)
 
     return {
         "k-NN": bundle("knn:k=50"),

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from spherood import Bundle, Guard
-from spherood.bundle.bundle import has_bank
 from spherood.bundle.guard import features_of
+from spherood.detectors.knn import has_bank
 from spherood.models import ModelSettings, build_model
 
 TARGET, CLASSES, DIM, ROWS, HELD_OUT = 1.05, 100, 128, 50_000, 10_000

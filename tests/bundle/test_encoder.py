@@ -48,7 +48,7 @@ def bundled(encoder: Encoder) -> Bundle:
         pixels = torch.from_numpy(pictures(count, seed, encoder.preprocess.size))
         return Rows("noise", infer(encoder.model, pixels, encoder.preprocess))
 
-    return fit(Parts(rows(20, 0), None, rows(59, 1)), ["knn:k=2"]).bundle(encoder)
+    return Bundle.of(fit(Parts(rows(20, 0), None, rows(59, 1)), ["knn:k=2"]), encoder)
 
 
 def comes_back(encoder: Encoder, folder: Path, **kwargs: Any) -> Bundle:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spherood import calibration, metrics
+from spherood.bundle.bundle import Bundle
 from spherood.bundle.expectation import measure, share
 from spherood.bundle.fit import Fitted, Parts, fit
 from spherood.bundle.rows import Rows
@@ -33,7 +34,7 @@ OOD = {"far": rows("far", 80, 2, 1.5), "near": rows("near", 120, 3, 0.5)}
 @pytest.mark.parametrize("by_class", [False, True])
 def test_the_table_counts_the_verdicts_of_the_bundle(by_class: bool) -> None:
     fitted, test = made(by_class=by_class), rows("test", 200, 4)
-    bundle = fitted.bundle()
+    bundle = Bundle.of(fitted)
     results = measure(bundle, fitted, OOD, test)
     assert [one.name for one in results.ood] == ["far", "near"]
     for found, source in zip(results.ood, OOD.values(), strict=True):
@@ -48,7 +49,7 @@ def test_the_table_counts_the_verdicts_of_the_bundle(by_class: bool) -> None:
 
 def test_auroc_is_against_the_test_images_where_there_are_some_else_against_the_held_out_ones() -> None:
     fitted, test = made(), rows("test", 50, 4)
-    bundle, score = fitted.bundle(), OOD["near"].scored(fitted.detector)
+    bundle, score = Bundle.of(fitted), OOD["near"].scored(fitted.detector)
     against = [measure(bundle, fitted, OOD, one) for one in (None, test)]
     assert against[0].ood[1].auroc == metrics.auroc(fitted.held_out_score, score)
     assert against[1].ood[1].auroc == metrics.auroc(test.scored(fitted.detector), score)
@@ -58,7 +59,7 @@ def test_auroc_is_against_the_test_images_where_there_are_some_else_against_the_
 def test_maximum_softmax_has_the_threshold_of_the_same_rank_of_the_same_images() -> None:
     fitted = made(logits=True, false_alarm_rate=0.1, review_rate=0.3)
     ood = {"near": rows("near", 900, 3, 0.5, logits=True), "bare": OOD["far"]}
-    bundle = fitted.bundle()
+    bundle = Bundle.of(fitted)
     found = measure(bundle, fitted, ood, None)
     assert fitted.msp is not None
     score = -ood["near"].outputs.logits.double().softmax(dim=1).amax(dim=1).numpy()  # type: ignore[union-attr]
@@ -75,14 +76,14 @@ def test_maximum_softmax_has_the_threshold_of_the_same_rank_of_the_same_images()
 
 def test_a_score_at_the_threshold_is_not_caught() -> None:
     fitted = made()
-    (found,) = measure(fitted.bundle(), fitted, {"held-out": fitted.parts.calibrate}, None).ood
+    (found,) = measure(Bundle.of(fitted), fitted, {"held-out": fitted.parts.calibrate}, None).ood
     assert found.caught.value == calibration.exceedances_or_refuse(300, 0.05, 0.95) / 300
     assert found.auroc == 0.5
 
 
 def test_without_sources_there_is_nothing_to_tell() -> None:
     fitted = made()
-    results = measure(fitted.bundle(), fitted, {}, None)
+    results = measure(Bundle.of(fitted), fitted, {}, None)
     assert (results.ood, results.false_alarms) == ((), None)
 
 

@@ -323,7 +323,7 @@ def test_thresholds_by_class_are_those_of_the_predicted_classes_and_the_shared_o
     expected = calibration.group_thresholds(fitted.held_out_score, predicted, 0.05, 0.95)
     assert set(expected.own) == {0, 1}  # 59 are needed; 40 + 30 share
     assert fitted.promise.pooled == ("2", "3", "4")
-    bundle = fitted.bundle()
+    bundle = Bundle.of(fitted)
     of_class = bundle.decision().thresholds(np.arange(5))
     np.testing.assert_array_equal(of_class, [expected.own[0], expected.own[1], *[expected.pooled] * 3])
     assert bundle.threshold() == expected.pooled
@@ -345,11 +345,11 @@ def test_a_threshold_per_class_without_labels_is_refused() -> None:
 
 def test_a_review_rate_gives_two_thresholds_that_hold_together() -> None:
     fitted = fit(parts(), ["knn:k=3"], false_alarm_rate=0.02, review_rate=0.1)
-    rule = fitted.bundle().decision()
+    rule = Bundle.of(fitted).decision()
     assert (rule.reject, rule.review) == calibration.two_thresholds(fitted.held_out_score, 0.02, 0.1, 0.95)
     assert fitted.promise.review_rate == 0.1
     with pytest.raises(ConfigError, match=r"^a false-alarm rate of 0\.2 must be below the review rate of 0\.1"):
-        fitted.bundle().threshold(0.2)
+        Bundle.of(fitted).threshold(0.2)
 
 
 @pytest.mark.parametrize("candidate", ["knn:k=3", "combined"])
@@ -362,7 +362,7 @@ def test_half_rounds_the_bank_and_calibration_goes_through_it(candidate: str) ->
     assert not torch.equal(banks[0], banks[1])
     np.testing.assert_array_equal(half.held_out_score, found.calibrate.scored(half.detector))
     assert (half.held_out_score != plain.held_out_score).any()
-    assert half.bundle(half=True).half
+    assert Bundle.of(half, half=True).half
 
 
 def test_a_coreset_keeps_every_class_in_proportion_and_leaves_the_other_parts_alone() -> None:
@@ -428,4 +428,4 @@ def test_only_a_score_with_a_bank_keeps_the_names_of_its_rows() -> None:
     names = [f"{i}.png" for i in range(100)]
     named = Parts(Rows("fit", found.fit.outputs, found.fit.label, found.fit.classes, names), None, found.calibrate)
     scores = ("knn:k=3", "combined:scores=[knn, mahalanobis]", "mahalanobis")
-    assert [fit(named, [score]).bundle().bank_names for score in scores] == [names, names, []]
+    assert [Bundle.of(fit(named, [score])).bank_names for score in scores] == [names, names, []]

@@ -6,8 +6,9 @@ from spherood import metrics, naming
 from spherood.benchmark.evaluation import Evaluated
 from spherood.benchmark.result import ScoreResult
 from spherood.bundle import Promise, Score
-from spherood.bundle.bundle import Bundle, has_bank
+from spherood.bundle.bundle import Bundle
 from spherood.bundle.manifest import Measured, Results, Share
+from spherood.detectors.knn import has_bank
 from spherood.errors import ConfigError
 
 

@@ -25,14 +25,17 @@ from torch import Tensor, nn
 from spherood import naming
 from spherood.bundle.card import CARD, card
 from spherood.bundle.decision import Decision, decide
-from spherood.bundle.encoder import Contents, brought_back, written
+from spherood.bundle.encoder import Contents, Encoder, brought_back, written
+from spherood.bundle.fit import Fitted, defaults, fit, parts_of
 from spherood.bundle.manifest import FORMAT, Licences, Manifest, Promise, Results, Score, read_manifest, write_bundle
 from spherood.bundle.origin import Origin
+from spherood.bundle.rows import Rows
 from spherood.bundle.verdict import Neighbour, Verdict, reason
 from spherood.data.decode import read_rgb, rgb
 from spherood.data.preprocess import Preprocess
-from spherood.detectors import KNN, Detector, Scorer
+from spherood.detectors import Detector, Scorer
 from spherood.detectors.detector import Array, Neighbours, as_tensor
+from spherood.detectors.knn import has_bank
 from spherood.errors import BundleError, ConfigError, ShapeError
 from spherood.files import write_text
 from spherood.models import infer
@@ -87,15 +90,49 @@ class Bundle:
         features that calibrate and took no part in anything; else a part of `feature` does. CalibrationError, with the
         numbers, where there are too few. `spherood fit` does the same for images and files, and more.
         """
-        from spherood.bundle.fit import defaults, fit, parts_of
-        from spherood.bundle.rows import Rows
-
         known = Rows.of_arrays("known", feature, label)
         apart = None if held_out is None else Rows.of_arrays("held_out", held_out)
         candidates = defaults(known) if score is None else (score,)
         rate, several = false_alarm_rate, len(candidates) > 1
         parts = parts_of(known, apart, several=several, false_alarm_rate=rate, confidence=confidence, seed=seed)
-        return fit(parts, candidates, false_alarm_rate=rate, confidence=confidence).bundle()
+        return cls.of(fit(parts, candidates, false_alarm_rate=rate, confidence=confidence))
+
+    @classmethod
+    def of(
+        cls,
+        fitted: Fitted,
+        encoder: Encoder | None = None,
+        *,
+        half: bool = False,
+        thumbnails: int | None = None,
+        licences: Licences | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Bundle:
+        """What was fitted, as a bundle; without an encoder it reads features.
+
+        half: the bank was fitted so. thumbnails: side in pixels of the small images it keeps.
+        """
+        rows, banked = fitted.parts.fit, has_bank(fitted.detector)
+        small = None
+        if thumbnails is not None and banked and rows.images is not None:
+            small = rows.images.thumbnails(thumbnails)
+        return cls(
+            model=None if encoder is None else encoder.model,
+            origin=None if encoder is None else encoder.origin,
+            preprocess=None if encoder is None else encoder.preprocess,
+            classes=rows.classes,
+            score=fitted.score,
+            detector=fitted.detector,
+            class_mean=fitted.class_mean,
+            held_out_score=fitted.held_out_score,
+            promise=fitted.promise,
+            bank_names=list(rows.names) if banked else [],
+            held_out_class=fitted.held_out_class,
+            thumbnails=small,
+            half=half,
+            licences=licences or Licences(),
+            provenance=dict(provenance or {}) | ({} if encoder is None else {"model": encoder.name}),
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the bundle; one that was there before stays whole until this one is.
@@ -358,11 +395,6 @@ def _scores_in(score: Score) -> list[str]:
     """The names that building a score would look up: its own, and those of the scores that it combines."""
     combined = score.with_.get("scores", ())
     return [score.use, *(naming.parse_spec(text)[0] for text in combined if isinstance(text, str))]
-
-
-def has_bank(detector: nn.Module) -> bool:
-    """Whether the images it was fitted on can be named as neighbours."""
-    return any(isinstance(part, KNN) for part in detector.modules())
 
 
 def _are_features(x: Any) -> TypeGuard[Array | Outputs]:

@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spherood import calibration, metrics, naming
-from spherood.bundle.bundle import Bundle, has_bank
 from spherood.bundle.decision import decide
-from spherood.bundle.encoder import Encoder
-from spherood.bundle.manifest import Licences, Promise, Score
+from spherood.bundle.manifest import Promise, Score
 from spherood.bundle.rows import Rows
 from spherood.calibration.exceedances import least_rate
 from spherood.data.parts import split_parts
@@ -78,38 +76,6 @@ class Fitted:
     held_out_class: NDArray[np.int64] | None
     promise: Promise
     msp: Scores | None
-
-    def bundle(
-        self,
-        encoder: Encoder | None = None,
-        *,
-        half: bool = False,
-        thumbnails: int | None = None,
-        licences: Licences | None = None,
-        provenance: Mapping[str, Any] | None = None,
-    ) -> Bundle:
-        """The bundle; without an encoder it reads features. thumbnails: side in pixels of the small images it keeps."""
-        rows, banked = self.parts.fit, has_bank(self.detector)
-        small = None
-        if thumbnails is not None and banked and rows.images is not None:
-            small = rows.images.thumbnails(thumbnails)
-        return Bundle(
-            model=None if encoder is None else encoder.model,
-            origin=None if encoder is None else encoder.origin,
-            preprocess=None if encoder is None else encoder.preprocess,
-            classes=rows.classes,
-            score=self.score,
-            detector=self.detector,
-            class_mean=self.class_mean,
-            held_out_score=self.held_out_score,
-            promise=self.promise,
-            bank_names=list(rows.names) if banked else [],
-            held_out_class=self.held_out_class,
-            thumbnails=small,
-            half=half,
-            licences=licences or Licences(),
-            provenance=dict(provenance or {}) | ({} if encoder is None else {"model": encoder.name}),
-        )
 
 
 def defaults(known: Rows) -> tuple[str, ...]:

@@ -118,7 +118,8 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     notes += copies_in_ood(parts, ood)
     if wanted.half or wanted.coreset is not None:
         notes.append(_cost(fitted, whole, classifier, test or parts.calibrate, ood))
-    bundle = fitted.bundle(
+    bundle = Bundle.of(
+        fitted,
         encoder,
         half=wanted.half,
         thumbnails=THUMBNAIL if wanted.thumbnails else None,

@@ -16,7 +16,7 @@ from numbers import Integral
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spherood.detectors.detector import SCORE_ROWS, Array, Classifier, Detector, Features, Neighbours
 from spherood.errors import ConfigError, FitError
@@ -91,3 +91,8 @@ class KNN(Detector):
     def width(self) -> int:
         """Columns of the bank."""
         return self.bank.shape[-1]
+
+
+def has_bank(detector: nn.Module) -> bool:
+    """Whether the rows it was fitted on can be named as neighbours: a k-NN, or a combination with one."""
+    return any(isinstance(part, KNN) for part in detector.modules())
