@@ -85,8 +85,8 @@ def copies_in_ood(parts: Parts, ood: Mapping[str, Rows]) -> list[str]:
 
 def copied(rows: Rows, other: Rows) -> tuple[NDArray[np.bool_], list[tuple[str, str]]]:
     """Which rows (N,) have a copy in `other`, and the names of the pairs, where rows have names."""
-    if rows.images is not None and other.images is not None:
-        found = near_duplicates(rows.images, other.images)
+    if rows.small_pictures is not None and other.small_pictures is not None:
+        found = near_duplicates(rows.small_pictures, other.small_pictures)
         names = {pair.first for pair in found}
         return np.array([name in names for name in rows.names], dtype=np.bool_), [(p.first, p.second) for p in found]
     a, b = rows.outputs.feature, other.outputs.feature

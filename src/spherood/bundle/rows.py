@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spherood.data.duplicates import SmallPictures, small_pictures
 from spherood.data.feature_file import FeatureSet
 from spherood.data.image_set import ImageSet
 from spherood.detectors import Detector
@@ -67,6 +69,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.outputs.feature)
+
+    @cached_property
+    def small_pictures(self) -> SmallPictures | None:
+        """What is looked at for near-duplicates, read once; None where the rows came from no images."""
+        return None if self.images is None else small_pictures(self.images)
 
     def subset(self, index: NDArray[np.int64]) -> Rows:
         """The rows at `index`, in that order."""

@@ -18,7 +18,7 @@ without being copies: of MNIST's 10,000 test digits 4,029 have a partner. Memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,24 +48,25 @@ class Duplicate(NamedTuple):
     difference: float
 
 
-class _Small(NamedTuple):
-    """The n readable pictures of a set."""
+class SmallPictures(NamedTuple):
+    """What is compared of a set: its n readable pictures. Read once, compared with as many sets as one likes."""
 
+    names: Sequence[str]  # of all pictures of the set
     row: NDArray[np.int64]  # (n,) in the set
     pixels: NDArray[np.uint8]  # (n, 32, 32, 3)
     hash: NDArray[np.uint64]  # (n,)
     contrast: NDArray[np.float32]  # (n,) grey levels
 
 
-def near_duplicates(a: ImageSet, b: ImageSet | None = None) -> list[Duplicate]:
+def near_duplicates(a: ImageSet | SmallPictures, b: ImageSet | SmallPictures | None = None) -> list[Duplicate]:
     """Every image of `a` that has a near-duplicate in `b` with the closest one, in the order of `a`.
 
     Without `b`: in `a` itself, the closest one before it, so that without the `first` ones no near-duplicate is left.
     The search ends at one within a grey level, else a standing camera's pictures would all be compared with each other.
     Unreadable images are skipped.
     """
-    ours = _read(a)
-    theirs = ours if b is None else _read(b)
+    ours = a if isinstance(a, SmallPictures) else small_pictures(a)
+    theirs = ours if b is None else b if isinstance(b, SmallPictures) else small_pictures(b)
     # Per picture the least of (sum of differences, place in `theirs`), both in one number.
     best = np.full(len(ours.row), NONE)
     done = np.zeros(len(ours.row), dtype=np.bool_)
@@ -81,9 +82,8 @@ def near_duplicates(a: ImageSet, b: ImageSet | None = None) -> list[Duplicate]:
             done[i[total <= VALUES * ROUNDING]] = True
     found = np.flatnonzero(best != NONE)
     total, partner = np.divmod(best[found], len(theirs.row))
-    names = (a if b is None else b).names
     return [
-        Duplicate(a.names[i], names[j], difference)
+        Duplicate(ours.names[i], theirs.names[j], difference)
         for i, j, difference in zip(ours.row[found], theirs.row[partner], (total / VALUES).tolist(), strict=True)
     ]
 
@@ -103,7 +103,8 @@ def _difference(x: NDArray[np.uint8], y: NDArray[np.uint8]) -> NDArray[np.int64]
     return total
 
 
-def _read(images: ImageSet) -> _Small:
+def small_pictures(images: ImageSet) -> SmallPictures:
+    """Every readable picture at 32 x 32, and its hash: 3 KB each."""
     pixels = np.empty((len(images), 32, 32, 3), dtype=np.uint8)
     hashes = np.empty(len(images), dtype=np.uint64)
     contrast = np.empty(len(images), dtype=np.float32)
@@ -118,8 +119,8 @@ def _read(images: ImageSet) -> _Small:
             readable[list(block.unreadable)] = False
             advance(len(block.pixels))
     if readable.all():
-        return _Small(np.arange(len(images)), pixels, hashes, contrast)
-    return _Small(np.flatnonzero(readable), pixels[readable], hashes[readable], contrast[readable])
+        return SmallPictures(images.names, np.arange(len(images)), pixels, hashes, contrast)
+    return SmallPictures(images.names, np.flatnonzero(readable), pixels[readable], hashes[readable], contrast[readable])
 
 
 def _candidates(
