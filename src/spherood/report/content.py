@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherood.benchmark.result import Evaluation
+from spherood.calibration import Expected
 from spherood.errors import ShapeError
 
 Pixels = NDArray[np.uint8]
@@ -50,5 +51,5 @@ class Content:
     id_like_ood: Sequence[Example]  # the ID images that look most OOD
     history: Mapping[str, Sequence[Mapping[str, float]]]  # model -> rows {"epoch": 1.0, "loss": 3.2}; may be empty
     next_steps: Sequence[str]  # commands to type
-    false_alarms: str = "false alarms on ID test images"  # what the first figure of the page counts
+    expected: Expected | None = None  # the false alarms to expect, where no ID test images measured them
     id_images: str = "ID test images"  # what the ID side of the charts holds

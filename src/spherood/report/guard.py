@@ -6,6 +6,7 @@ among them test nothing, and the page says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,14 +72,22 @@ def describe_guard(made: Made, name: str, next_steps: Sequence[str]) -> Content:
         id_like_ood=_examples(made, [(-s, None, row) for row, s in enumerate(results[chosen].id_score)]),
         history={},
         next_steps=next_steps,
-        false_alarms="false alarms on ID test images" if tested else "of the held-out images lie above the threshold",
+        expected=None if tested else calibration.expected_rate(
+            bundle.promise.held_out,
+            calibration.exceedances_or_refuse(
+                bundle.promise.held_out, bundle.promise.false_alarm_rate, bundle.promise.each
+            ),
+        ),
         id_images="ID test images" if tested else "the held-out images that set the threshold (no test)",
     )  # fmt: skip
 
 
 def _result(name: str, made: Made, ids: Rows, held_out: Scores, threshold: float, detector: Detector) -> ScoreResult:
     id_score, ood_score = ids.scored(detector), {key: rows.scored(detector) for key, rows in made.ood.items()}
-    alarms = int((id_score > threshold).sum())
+    achieved = Rate(math.nan, math.nan, math.nan)
+    if made.test is not None:
+        alarms = int((id_score > threshold).sum())
+        achieved = Rate(alarms / len(ids), *metrics.clopper_pearson(alarms, len(ids)))
     promise = made.bundle.promise
     measured = {
         key: Metrics(
@@ -100,7 +109,7 @@ def _result(name: str, made: Made, ids: Rows, held_out: Scores, threshold: float
         threshold=threshold,
         false_alarm_rate=promise.false_alarm_rate,
         confidence=promise.confidence,
-        achieved=Rate(alarms / len(ids), *metrics.clopper_pearson(alarms, len(ids))),
+        achieved=achieved,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,11 @@ def headline(content: Content, result: ScoreResult, evaluation: Evaluation) -> l
     kinds = " / ".join(
         f"{kind} (incomplete)" if kind in lacking else kind for kind in ("near", "far") if kind in result.metrics
     )
-    rate = result.achieved
+    rate, low, high = astuple(result.achieved) if content.expected is None else content.expected
+    alarms = "false alarms on ID test images" if content.expected is None else "false alarms to expect"
     found = [
-        (f"{percent(rate.value)} %", content.false_alarms,
-         f"promised: {promise(result)}; 95 % interval {percent(rate.low)}–{percent(rate.high)} %"),
+        (f"{percent(rate)} %", alarms,
+         f"promised: {promise(result)}; 95 % interval {percent(low)}–{percent(high)} %"),
         (means("caught"), f"OOD caught, {kinds}", "at the calibrated threshold; measured on these sets, not promised"),
         (means("auroc"), f"AUROC, {kinds}", "50 % is guessing, 100 % a clean separation; no threshold involved"),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -99,6 +100,8 @@ def promise(result: ScoreResult) -> str:
 
 def verdict(result: ScoreResult) -> str:
     """How the measured false-alarm rate stands to the promised one, its interval considered."""
+    if math.isnan(result.achieved.value):
+        return "not tested"
     if result.achieved.value <= result.false_alarm_rate:
         return "kept"
     return "within chance" if result.achieved.low <= result.false_alarm_rate else "exceeded"
@@ -109,6 +112,8 @@ def alarm_columns() -> list[Column]:
         if line.result is None:
             return None
         rate = line.result.achieved
+        if math.isnan(rate.value):
+            return DASH
         return f"{percent(rate.value)} ({percent(rate.low)}–{percent(rate.high)})"
 
     over = "False alarms"
