@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-import spherood.bundle.bundle as module
 import spherood.bundle.encoder as encoder
+import spherood.bundle.learned as module
 from spherood.bundle import Bundle, read_manifest
 from spherood.errors import BundleError
 

@@ -194,7 +194,7 @@ def _result(
         )
         alarms, tests = int((scored["test"] > threshold).sum()), len(scored["test"])
         achieved = Rate(alarms / tests, *metrics.clopper_pearson(alarms, tests))
-    measured = {name: _metrics(id_score, score, threshold) for name, score in ood_score.items()}
+    measured = {name: metrics_of(id_score, score, threshold) for name, score in ood_score.items()}
     intervals = {name: _intervals(id_score, score, measured[name]) for name, score in ood_score.items()}
     for kind in MEANS:
         members = [name for name in kinds if kinds[name] == kind]
@@ -217,7 +217,8 @@ def _result(
     )
 
 
-def _metrics(id_score: Scores, ood_score: Scores, threshold: float) -> Metrics:
+def metrics_of(id_score: Scores, ood_score: Scores, threshold: float) -> Metrics:
+    """Every metric of ID scores (N,) against those of one OOD set (M,); an infinite threshold is none."""
     return Metrics(
         auroc=metrics.auroc(id_score, ood_score),
         aupr_in=metrics.aupr_in(id_score, ood_score),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from spherood import metrics, naming
+from spherood import naming
 from spherood.benchmark.evaluation import Evaluated
 from spherood.benchmark.result import ScoreResult
 from spherood.bundle import Promise, Score
 from spherood.bundle.bundle import Bundle
+from spherood.bundle.expectation import share
 from spherood.bundle.manifest import Measured, Results, Share
 from spherood.detectors.knn import has_bank
 from spherood.errors import ConfigError
@@ -55,6 +56,5 @@ def make_bundle(evaluated: Evaluated, score: str) -> Bundle:
 
 
 def _measured(name: str, result: ScoreResult) -> Measured:
-    found, trials = result.metrics[name], len(result.ood_score[name])
-    low, high = metrics.clopper_pearson(round(found.caught * trials), trials)
-    return Measured(name=name, caught=Share(of=trials, value=found.caught, low=low, high=high), auroc=found.auroc)
+    caught = share(result.ood_score[name] > result.threshold)
+    return Measured(name=name, caught=caught, auroc=result.metrics[name].auroc)

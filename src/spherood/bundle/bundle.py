@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,16 +19,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spherood import naming
 from spherood.bundle.card import CARD, card
 from spherood.bundle.decision import Decision, decide
-from spherood.bundle.encoder import Contents, Encoder, brought_back, written
+from spherood.bundle.encoder import Encoder, brought_back, written
 from spherood.bundle.fit import Fitted, defaults, fit, parts_of
+from spherood.bundle.learned import (
+    HALF,
+    foreign_scores,
+    learned_file,
+    names_file,
+    read_detector,
+    read_thumbnails,
+    thumbnails_file,
+)
 from spherood.bundle.manifest import FORMAT, Licences, Manifest, Promise, Results, Score, read_manifest, write_bundle
-from spherood.bundle.origin import Origin
+from spherood.bundle.origin import FunctionOrigin, Origin
 from spherood.bundle.rows import Rows
 from spherood.bundle.verdict import Neighbour, Verdict, reason
 from spherood.data.decode import read_rgb, rgb
@@ -46,7 +54,6 @@ from spherood.version import __version__
 BATCH = 128
 FEATURE_BATCH = 8192
 NEIGHBOURS = 3
-HALF = torch.float16
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -140,24 +147,15 @@ class Bundle:
         BundleError, before anything is written, for a score or a network that cannot be brought back.
         """
         folder, manifest = Path(folder), self._manifest()
-        learned = {
-            f"detector.{name}": (value.to(HALF) if self.half and value.ndim == 2 and name.endswith("bank") else value)
-            for name, value in self.detector.state_dict().items()
+        others = {
+            "held_out_score": torch.from_numpy(self.held_out_score),
+            "class_mean": self.class_mean,
+            "held_out_class": None if self.held_out_class is None else torch.from_numpy(self.held_out_class),
         }
-        learned |= {"held_out_score": torch.from_numpy(self.held_out_score)}
-        if self.class_mean is not None:
-            learned["class_mean"] = self.class_mean
-        if self.held_out_class is not None:
-            learned["held_out_class"] = torch.from_numpy(self.held_out_class)
-        learned = {name: value.contiguous() for name, value in learned.items()}
-        names = json.dumps(list(self.bank_names), ensure_ascii=False)
-        contents: Contents = {} if self.model is None or self.origin is None else written(self.model, self.origin)
-        contents["detector"] = (".safetensors", lambda path: save_file(learned, path))
-        contents["bank"] = (".json", lambda path: write_text(path, names))
+        contents = {} if self.model is None or self.origin is None else written(self.model, self.origin)
+        contents |= learned_file(self.detector, others, half=self.half) | names_file(self.bank_names)
         if self.thumbnails is not None:
-            ends = torch.tensor(list(accumulate(map(len, self.thumbnails))))
-            small = {"jpeg": torch.from_numpy(np.frombuffer(b"".join(self.thumbnails), np.uint8).copy()), "end": ends}
-            contents["thumbnails"] = (".safetensors", lambda path: save_file(small, path))
+            contents |= thumbnails_file(self.thumbnails)
         write_bundle(folder, manifest, contents)
         write_text(folder / CARD, card(read_manifest(folder)))
 
@@ -203,19 +201,8 @@ class Bundle:
         folder = Path(folder)
         manifest = read_manifest(folder)
         files = {role: folder / file.name for role, file in manifest.files.items()}
-        for name in _scores_in(manifest.score):
-            if ":" in name and name not in trust:
-                raise BundleError(
-                    f"{folder}: its score is {name}, which is no part of spherood. If you trust that code, say so: "
-                    f"Bundle.load(folder, trust=['{name}']), or --trust {name}"
-                )
-        detector = naming.build("detectors", manifest.score.use, manifest.score.with_)
-        learned, prefix = load_file(files["detector"]), "detector."
-        state = {key.removeprefix(prefix): value for key, value in learned.items() if key.startswith(prefix)}
-        half = any(value.dtype == HALF for value in state.values())
-        detector.load_state_dict(
-            {name: value.float() if value.dtype == HALF else value for name, value in state.items()}
-        )
+        learned = load_file(files["detector"])
+        detector = read_detector(manifest.score, learned, str(folder), trust)
         model = None
         if manifest.model is not None:
             model = brought_back(manifest.model, files.get("model"), str(folder), trust)
@@ -232,8 +219,8 @@ class Bundle:
             promise=manifest.promise,
             bank_names=json.loads(files["bank"].read_text(encoding="utf-8")),
             held_out_class=None if held_out_class is None else held_out_class.numpy(),
-            thumbnails=_read_thumbnails(files["thumbnails"]) if "thumbnails" in files else None,
-            half=half,
+            thumbnails=read_thumbnails(files["thumbnails"]) if "thumbnails" in files else None,
+            half=any(value.dtype == HALF for value in learned.values()),
             results=manifest.results,
             licences=manifest.licences,
             provenance=manifest.provenance,
@@ -252,7 +239,8 @@ class Bundle:
     @property
     def code(self) -> list[str]:
         """Import paths that `load` must be trusted with; none for most bundles."""
-        return _foreign_code(self.score, self.origin)
+        own = [] if self.score is None else foreign_scores(self.score)
+        return [*own, self.origin.name] if isinstance(self.origin, FunctionOrigin) else own
 
     def threshold(self, false_alarm_rate: float | None = None) -> float:
         """Alarm above it. CalibrationError where the held-out scores are too few for another rate.
@@ -377,24 +365,6 @@ class Bundle:
     @cached_property
     def _decisions(self) -> dict[float, Decision]:
         return {}
-
-
-def _read_thumbnails(file: Path) -> list[bytes]:
-    found = load_file(file)
-    content, ends = found["jpeg"].numpy().tobytes(), found["end"].tolist()
-    return [content[start:end] for start, end in pairwise([0, *ends])]
-
-
-def _foreign_code(score: Score | None, origin: Origin | None) -> list[str]:
-    """Import paths that a load must be trusted with."""
-    named = [] if score is None else [name for name in _scores_in(score) if ":" in name]
-    return [*named, *([origin.name] if origin is not None and origin.kind == "function" else [])]
-
-
-def _scores_in(score: Score) -> list[str]:
-    """The names that building a score would look up: its own, and those of the scores that it combines."""
-    combined = score.with_.get("scores", ())
-    return [score.use, *(naming.parse_spec(text)[0] for text in combined if isinstance(text, str))]
 
 
 def _are_features(x: Any) -> TypeGuard[Array | Outputs]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from spherood.detectors.detector import Array, Classifier, Detector, Features
-from spherood.detectors.linear_head import copy_head, free_energy, rows_under
-from spherood.detectors.pruning import check_kept, check_percentile, kept
+from spherood.detectors.linear_head import free_energy
+from spherood.detectors.pruning import check_percentile, kept, take_head
 
 
 class ASH(Detector):
@@ -35,11 +35,7 @@ class ASH(Detector):
     @torch.no_grad()
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Take over the classifier. FitError without one, and where the percentile leaves nothing of a feature."""
-        weight, bias = copy_head(self, classifier)
-        check_kept(self, weight, self.percentile)
-        for _ in rows_under(weight, self, x, label):
-            pass
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias = take_head(self, self.percentile, x, label, classifier)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

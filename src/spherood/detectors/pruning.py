@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spherood.detectors.detector import Detector
+from spherood.detectors.detector import Array, Classifier, Detector, Features
+from spherood.detectors.linear_head import copy_head, rows_under
 from spherood.errors import ConfigError, FitError
 
 
@@ -20,9 +21,18 @@ def kept(width: int, percentile: float) -> int:
     return width - round(width * percentile / 100)
 
 
-def check_kept(detector: Detector, weight: Tensor, percentile: float) -> None:
-    """FitError where nothing is left of the features that weight (C, D) reads."""
+def take_head(
+    detector: Detector, percentile: float, x: Features, label: Array | None, classifier: Classifier
+) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias (C,) of the classifier, once x was seen to be features that it reads.
+
+    FitError without one, and where nothing is left of a feature.
+    """
+    weight, bias = copy_head(detector, classifier)
     if kept(weight.shape[1], percentile) < 1:
         raise FitError(
             f"{detector.name}.fit: percentile={percentile} keeps none of {weight.shape[1]} entries. Use a lower one."
         )
+    for _ in rows_under(weight, detector, x, label):
+        pass  # each batch is checked as it passes
+    return weight, bias

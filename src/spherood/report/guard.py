@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from spherood import calibration, metrics
-from spherood.benchmark.result import Evaluation, Metrics, Rate, ScoreResult, Scores
+from spherood.benchmark.evaluation import metrics_of
+from spherood.benchmark.result import Evaluation, Rate, ScoreResult, Scores
 from spherood.bundle.card import promised
 from spherood.bundle.make import Made
 from spherood.bundle.rows import Rows
@@ -89,17 +90,7 @@ def _result(name: str, made: Made, ids: Rows, held_out: Scores, threshold: float
         alarms = int((id_score > threshold).sum())
         achieved = Rate(alarms / len(ids), *metrics.clopper_pearson(alarms, len(ids)))
     promise = made.bundle.promise
-    measured = {
-        key: Metrics(
-            auroc=metrics.auroc(id_score, score),
-            aupr_in=metrics.aupr_in(id_score, score),
-            aupr_out=metrics.aupr_out(id_score, score),
-            fpr_ood_at_id95=metrics.fpr_ood_at_id95(id_score, score),
-            fpr_id_at_ood95=metrics.fpr_id_at_ood95(id_score, score),
-            caught=float((score > threshold).mean()),
-        )
-        for key, score in ood_score.items()
-    }
+    measured = {key: metrics_of(id_score, score, threshold) for key, score in ood_score.items()}
     return ScoreResult(
         name=name,
         held_out_score=held_out,
