@@ -18,7 +18,7 @@ from spherood.losses import Terms
 from spherood.schema import parse
 from spherood.training import Recipe, engine
 
-Moment = Callable[[int], None]  # called with the number of the view that is about to be made
+Moment = Callable[[int], None]  # called with the number of the step that is about to be made
 
 
 @pytest.fixture(scope="session")
@@ -52,17 +52,17 @@ def recipe() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def before_view(monkeypatch: pytest.MonkeyPatch) -> Callable[[Moment], None]:
-    """Run something before the views of a step are made; steps count from 0 over all runs since."""
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Moment], None]:
+    """Run something before a step of the optimiser; steps count from 0 over all runs since."""
 
     def hook(moment: Moment) -> None:
-        plain, step = engine._views, iter(range(10**9))
+        plain, number = engine._step, iter(range(10**9))
 
-        def views(*args: Any) -> Tensor:
-            moment(next(step))
+        def step(*args: Any) -> Terms:
+            moment(next(number))
             return plain(*args)
 
-        monkeypatch.setattr(engine, "_views", views)
+        monkeypatch.setattr(engine, "_step", step)
 
     return hook
 

@@ -87,21 +87,21 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_a_loss_gets_the_classes_and_dim_it_asks_for_and_its_settings() -> None:
-    loss = LossTerm(use="cider", with_={"temperature": 0.3}).build(classes=7, dim=5)
+    loss = LossTerm(use="cider", with_={"temperature": 0.3}).build(classes=7, dim=5, feature_dim=512)
     assert isinstance(loss, CIDER)
     assert loss.prototypes.shape == (7, 5)
     assert loss.temperature == 0.3
-    LossTerm(use="supcon").build(classes=7, dim=5)  # asks for neither
+    LossTerm(use="supcon").build(classes=7, dim=5, feature_dim=512)  # asks for neither
 
 
 def test_a_setting_of_the_recipe_wins_over_what_is_filled_in() -> None:
-    assert LossTerm(use="cider", with_={"dim": 9}).build(classes=7, dim=5).prototypes.shape == (7, 9)  # type: ignore[operator, union-attr]
+    assert LossTerm(use="cider", with_={"dim": 9}).build(classes=7, dim=5, feature_dim=512).prototypes.shape == (7, 9)  # type: ignore[operator, union-attr]
 
 
 def test_a_users_own_loss_is_found_by_its_import_path(mylab: ModuleType) -> None:
-    loss = LossTerm(use="mylab.losses:Squares", with_={"power": 3}).build(classes=7, dim=5)
+    loss = LossTerm(use="mylab.losses:Squares", with_={"power": 3}).build(classes=7, dim=5, feature_dim=512)
     assert type(loss) is mylab.Squares
-    assert (loss.classes, loss.dim, loss.power) == (7, 5, 3)
+    assert (loss.classes, loss.dim, loss.power) == (7, 512, 3)  # it reads the feature, so that is its dim
 
 
 @pytest.mark.parametrize(
@@ -117,5 +117,5 @@ def test_a_users_own_loss_is_found_by_its_import_path(mylab: ModuleType) -> None
 )
 def test_a_loss_that_cannot_be_made_is_told(term: LossTerm, message: str) -> None:
     with pytest.raises(ConfigError) as told:
-        term.build(classes=3, dim=4)
+        term.build(classes=3, dim=4, feature_dim=512)
     assert str(told.value).startswith(message)

@@ -15,7 +15,7 @@ FILES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 def built(path: Path) -> Recipe:
     recipe = load_recipe(path)
     for term in recipe.loss:
-        term.build(classes=10, dim=recipe.model.dim)
+        term.build(classes=10, dim=recipe.model.dim, feature_dim=512)
     return recipe
 
 

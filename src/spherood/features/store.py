@@ -2,7 +2,8 @@
 
 An entry is a folder named by a hash of the weights, the preprocess, the decoder's version and the content of the image
 set, so a stale one cannot be served. It is filled under another name and renamed when whole; an interrupted one goes on
-where it stopped. Several processes fill one entry, each its own rows.
+where it stopped. Several processes fill one entry, each its own rows. Inner layers are stored where they are asked for,
+in an entry of their own that holds everything else as well: it serves who asks without them, never the reverse.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from spherood.data.image_set import ImageSet
 from spherood.data.loading import blocks
 from spherood.data.preprocess import Preprocess
 from spherood.errors import DataError
-from spherood.features.processes import Processes
+from spherood.processes import Processes
 from spherood.files import write_json
 from spherood.models import infer, weights_hash
 from spherood.models.custom import source_of
@@ -83,14 +84,24 @@ class FeatureStore:
         self.folder = folder
         self.processes = Processes.join()
 
-    def read(self, model: nn.Module, preprocess: Preprocess, images: ImageSet) -> Stored:
-        """The stored features, computed now where they are not there yet. DataError where no image can be read."""
+    def read(self, model: nn.Module, preprocess: Preprocess, images: ImageSet, *, layers: bool = False) -> Stored:
+        """The stored features, computed now where they are not there yet; layers too, of a model that gives them.
+
+        DataError where no image can be read.
+        """
         entry = self.folder / _key(model, preprocess, images)
+        layered = entry.with_name(f"{entry.name}-layers")
+        layers = layers and _gives_layers(model, preprocess)
         self.processes.wait()  # so that all see the same
+        if layers or (layered.exists() and not entry.exists()):
+            entry = layered
         if not entry.exists():
-            self._fill(entry, model, preprocess, images)
+            self._fill(entry, model, preprocess, images, layers=layers)
+        inner = [f"layer{number}" for number in range(len(list(entry.glob("layer*.npy")))) if layers]
         arrays = {
-            part: np.load(entry / f"{part}.npy", mmap_mode="c") for part in PARTS if (entry / f"{part}.npy").exists()
+            part: np.load(entry / f"{part}.npy", mmap_mode="c")
+            for part in (*PARTS, *inner)
+            if (entry / f"{part}.npy").exists()
         }
         unreadable: dict[str, str] = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
         if len(unreadable) == len(images):
@@ -102,10 +113,11 @@ class FeatureStore:
             images, unreadable = images.subset(readable), names
         maps = tuple(array.base for array in arrays.values() if isinstance(array.base, mmap.mmap))
         tensors = {part: torch.from_numpy(array) for part, array in arrays.items()}
-        outputs = Outputs(tensors["feature"], tensors.get("embedding"), tensors.get("logits"))
+        among = tuple(tensors[part] for part in inner) or None
+        outputs = Outputs(tensors["feature"], tensors.get("embedding"), tensors.get("logits"), among)
         return Stored(images, outputs, unreadable, maps)
 
-    def _fill(self, entry: Path, model: nn.Module, preprocess: Preprocess, images: ImageSet) -> None:
+    def _fill(self, entry: Path, model: nn.Module, preprocess: Preprocess, images: ImageSet, *, layers: bool) -> None:
         mine, part = self.processes, entry.with_name(f"{entry.name}.part")
         note = part / f"done-{mine.rank}-of-{mine.size}.json"
         if mine.first and not (note.exists() and len(list(part.glob("done-*.json"))) <= mine.size):
@@ -126,11 +138,8 @@ class FeatureStore:
 
         with self._progress(images.name, rows, done) as advance:
             for number, block in enumerate(blocks(images, preprocess, BLOCK, done, rows.stop), start=1):
-                outputs = infer(model, torch.from_numpy(block.pixels), preprocess)
-                for name in PARTS:
-                    value = getattr(outputs, name)
-                    if value is None:
-                        continue
+                outputs = infer(model, torch.from_numpy(block.pixels), preprocess, layers=layers)
+                for name, value in _parts(outputs).items():
                     if name not in arrays:
                         arrays[name] = _array(part / f"{name}.npy", (len(images), value.shape[1]))
                     arrays[name][block.start : block.start + len(value)] = value.numpy()
@@ -150,6 +159,18 @@ class FeatureStore:
             return nullcontext(lambda n, note="": None)
         sharing = f", 1 of {self.processes.size} processes" if self.processes.size > 1 else ""
         return progress(f"features of {name}{sharing}", len(rows), done=done - rows.start)
+
+
+def _parts(outputs: Outputs) -> dict[str, Tensor]:
+    """File name -> what it holds of these images; what a model lacks has no file."""
+    whole = {name: value for name in PARTS if (value := getattr(outputs, name)) is not None}
+    return whole | {f"layer{number}": layer for number, layer in enumerate(outputs.layers or ())}
+
+
+def _gives_layers(model: nn.Module, preprocess: Preprocess) -> bool:
+    """Asked with one black image: another pass over all images would be in vain where it gives none."""
+    black = torch.zeros(1, preprocess.size, preprocess.size, 3, dtype=torch.uint8)
+    return infer(model, black, preprocess, layers=True).layers is not None
 
 
 def _finish(part: Path, entry: Path) -> None:

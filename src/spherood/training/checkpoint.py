@@ -15,10 +15,11 @@ from spherood.errors import CheckpointError
 from spherood.files import written_aside
 from spherood.models import Model, build_model, load_state
 from spherood.schema import parse, write_yaml
+from spherood.training.objective import Objective
 from spherood.training.recipe import Recipe
 
 FORMAT = 1
-LAST = Path("checkpoints", "last.pt")
+LAST, BEST = Path("checkpoints", "last.pt"), Path("checkpoints", "best.pt")
 UNREADABLE = (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
 
@@ -33,6 +34,7 @@ class Checkpoint:
     model: Mapping[str, Any]
     losses: Mapping[str, Any]
     optimiser: Mapping[str, Any]
+    criterion: tuple[str, float] | None = None  # by what it is the best one, and how good
 
     def save(self, path: Path) -> None:
         """Write aside, flush, rename."""
@@ -45,6 +47,7 @@ class Checkpoint:
             "model": dict(self.model),
             "losses": dict(self.losses),
             "optimiser": dict(self.optimiser),
+            "criterion": self.criterion,
         }
         with written_aside(path) as aside:
             torch.save(content, aside)
@@ -75,10 +78,16 @@ class Checkpoint:
                 f"{path}: format {content.get('format')}, this version reads {FORMAT}. Update spherood."
             )
         recipe = parse(Recipe, yaml.safe_load(content["recipe"]), str(path))
-        return cls(recipe, tuple(content["classes"]), *(content[name] for name in names[2:]))
+        criterion = tuple(found) if (found := content.get("criterion")) else None  # absent in older files
+        values = (content[name] for name in names[2:])
+        return cls(recipe, tuple(content["classes"]), *values, criterion)
 
     def build_model(self) -> Model:
         """The trained model; CheckpointError lists the keys that differ."""
         model = build_model(self.recipe.model, len(self.classes), self.recipe.seed)
         load_state(model, self.model, "the model", "Was it made with another recipe?")
+        objective = Objective(self.recipe, model, len(self.classes))
+        load_state(objective.losses, self.losses, "the losses", "Was it made with another recipe?")
+        if (served := objective.served_classifier()) is not None:  # a loss that owns its classifier trained it
+            model.classifier = served
         return model

@@ -2,17 +2,17 @@
 
 The training set lies on the device as uint8; the views of a batch are made there in one go. What happens in a step
 depends on (recipe, epoch, step) alone, so an interrupted run that goes on gives the weights of an uninterrupted one.
+Started by torchrun, several processes train one model (training/together.py).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spherood.data.tensors import standardise
-from spherood.data.views import apply, plan
-from spherood.errors import CheckpointError, ConfigError, TrainingError, optional
+from spherood.errors import CheckpointError, ConfigError, TrainingError
 from spherood.files import write_json, write_text
-from spherood.models import Model, build_model, choose_device, infer, load_state
+from spherood.losses import Terms
+from spherood.models import build_model, choose_device, infer, load_state
+from spherood.models.model import Model
+from spherood.outputs import Outputs
+from spherood.processes import Processes
 from spherood.progress import progress
 from spherood.schema import write_yaml
 from spherood.sphere.geometry import collapsed
-from spherood.training.checkpoint import LAST, Checkpoint
-from spherood.training.log import Log, cut_log
+from spherood.training.batches import Rows, batches, orders
+from spherood.training.checkpoint import BEST, LAST, Checkpoint
+from spherood.training.log import FILE, Log, append_log, cut_log
+from spherood.training.network import forward_backward
+from spherood.training.objective import Objective, reads
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
+from spherood.training.together import add_gradients, agree, anyone, share
+from spherood.training.trackers import Tracker, flat
+from spherood.training.validation import FILE as VALIDATION
+from spherood.training.validation import Validation, criterion, write_sample
 from spherood.version import __version__
 
 LOG_STEPS = 25  # between two readings of the loss: each waits for the device
@@ -44,19 +53,48 @@ class State:
     """What changes during a run."""
 
     model: Model
-    losses: nn.ModuleList
+    objective: Objective
     optimiser: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0  # of the running epoch
 
 
-def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device: str = "auto") -> Checkpoint:
+@dataclass(frozen=True)
+class Run:
+    """What does not."""
+
+    recipe: Recipe
+    folder: Path
+    examples: TrainingSet
+    device: torch.device
+    mine: Processes
+    log: Log
+    trackers: Sequence[Tracker]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples.label) // self.recipe.training.batch)
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.recipe.training.epochs
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    data: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    trackers: Sequence[Tracker] = (),
+) -> Checkpoint:
     """Train a recipe into the folder `run`, with data paths against `data`; returns the last checkpoint.
 
     ConfigError where the recipe contradicts itself, DataError for its data, CheckpointError where `resume` does not
     fit, TrainingError where the loss is no longer finite or the user stopped it; the last checkpoint then stays.
     """
-    fabric = _fabric(choose_device(device), recipe.training.precision)
+    mine, where = Processes.join(), choose_device(device)
     before = _checkpoint_to_resume(recipe, run) if resume else None
     if not resume and (run / LAST).exists():
         raise ConfigError(f"{run}: holds a trained run. Choose another --run, or go on with it by --resume.")
@@ -64,30 +102,44 @@ def train(recipe: Recipe, run: Path, data: Path, *, resume: bool = False, device
     if before is not None and before.classes != examples.classes:
         raise CheckpointError(f"{run}: trained on classes {before.classes}, the data now has {examples.classes}.")
 
-    state = _new_state(recipe, len(examples.classes))
-    state.model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state.losses.to(fabric.device)
+    model = build_model(recipe.model, len(examples.classes), recipe.seed)
+    objective = Objective(recipe, model, len(examples.classes))
+    if mine.size > 1 and where.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.to(where)
+    state = State(model, objective, _optimiser(recipe, [*model.parameters(), *objective.parameters()]))
     if before is not None:
-        load_state(state.model, before.model, "the model", "Was it made with another recipe?")
-        load_state(state.losses, before.losses, "the losses", "Was it made with another recipe?")
+        load_state(model, before.model, "the model", "Was it made with another recipe?")
+        load_state(objective.losses, before.losses, "the losses", "Was it made with another recipe?")
         state.optimiser.load_state_dict(dict(before.optimiser))
         state.epoch, state.step = before.epoch, before.step
-    else:
-        _start_losses(state, examples, recipe)
-    write_text(run / "recipe.yaml", write_yaml(recipe))
-    write_json(run / "environment.json", _environment(fabric.device))
-    steps_per_epoch = -(-len(examples.label) // recipe.training.batch)
-    cut_log(run, state.epoch * steps_per_epoch + state.step)
-    _loop(fabric, recipe, state, examples, run)
-    _warn_of_collapse(recipe, state)
-    return _checkpoint(recipe, state, examples)
+    validation = Validation(recipe, examples, data) if recipe.validation.every and mine.first else None
+    mine.wait()  # nobody writes before all have looked at what is there
+    setting = Run(recipe, run, examples, where, mine, Log(run), trackers)
+    if mine.first:
+        write_text(run / "recipe.yaml", write_yaml(recipe))
+        write_json(run / "environment.json", _environment(where, mine))
+        for file in (FILE, VALIDATION):
+            cut_log(run, state.epoch * setting.steps_per_epoch + state.step, file)
+        if note := recipe.schedule.shortened(setting.steps, setting.steps_per_epoch):
+            print(f"note: {note}", file=sys.stderr)
+    with _tracked(setting):
+        _loop(setting, state, validation)
+    if mine.first:
+        _warn_of_collapse(state, f"after {state.epoch} epochs")
+    return _checkpoint(setting, state)
 
 
-def _fabric(device: torch.device, precision: str) -> Any:
-    library = optional("lightning_fabric", "train", "Training")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets on stderr
-    devices = [device.index] if device.type == "cuda" else 1
-    return library.Fabric(accelerator=device.type, devices=devices, precision=precision)
+def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.schedule.lr,
+        momentum=recipe.optimiser.momentum,
+        nesterov=recipe.optimiser.nesterov and recipe.optimiser.momentum > 0,
+        weight_decay=recipe.optimiser.weight_decay,
+        fused=True,
+    )
 
 
 def _checkpoint_to_resume(recipe: Recipe, run: Path) -> Checkpoint:
@@ -102,122 +154,156 @@ def _checkpoint_to_resume(recipe: Recipe, run: Path) -> Checkpoint:
     return before
 
 
-def _new_state(recipe: Recipe, classes: int) -> State:
-    model = build_model(recipe.model, classes, recipe.seed)
-    losses = nn.ModuleList([term.build(classes, recipe.model.dim) for term in recipe.loss])
-    for term, loss in zip(recipe.loss, losses, strict=True):
-        if reads(loss) == "embedding" and model.head is None:
-            raise ConfigError(f"loss {term.use}: reads the embedding, but the model has no head. Set model.head: mlp.")
-        if reads(loss) == "logits" and model.classifier is None:
-            raise ConfigError(f"loss {term.use}: reads logits. Set model.classifier: true.")
-    optimiser = torch.optim.SGD(
-        [*model.parameters(), *losses.parameters()],
-        lr=recipe.schedule.lr,
-        momentum=recipe.optimiser.momentum,
-        nesterov=recipe.optimiser.nesterov and recipe.optimiser.momentum > 0,
-        weight_decay=recipe.optimiser.weight_decay,
-    )
-    return State(model, losses, optimiser)
+def _start_losses(run: Run, state: State) -> None:
+    """Let losses that begin and want it see the whole training set once, without views."""
+    examples = run.examples
 
-
-def _start_losses(state: State, examples: TrainingSet, recipe: Recipe) -> None:
-    """Let losses that want it see the whole training set once, without views, before the first step."""
-
-    def batches(part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        with progress(f"starting {part}s", len(examples.label)) as advance:
+    def batches_of(part: str) -> Iterator[tuple[Tensor | Outputs, Tensor]]:
+        shown = progress(f"starting {part}s", len(examples.label)) if run.mine.first else nullcontext(_silent)
+        with shown as advance:
             for pixels, label in zip(
                 examples.pixels.split(INFERENCE_BATCH), examples.label.split(INFERENCE_BATCH), strict=True
             ):
-                yield getattr(infer(state.model, pixels, recipe.preprocess), part), label
+                outputs = infer(state.model, pixels, run.recipe.preprocess)
+                yield outputs if part == "outputs" else getattr(outputs, part), label
                 advance(len(label))
 
-    for loss in state.losses:
-        start = getattr(loss, "start", None)
-        if callable(start):
-            start(batches(reads(loss)))
+    for loss in state.objective.beginning:
+        loss.start(batches_of(reads(loss)))  # type: ignore[operator]
+    agree(state.objective, run.mine)
 
 
-def _loop(fabric: Any, recipe: Recipe, state: State, examples: TrainingSet, run: Path) -> None:
-    views = max(int(getattr(loss, "views", 2)) for loss in state.losses)
-    pixels = examples.pixels.permute(0, 3, 1, 2).contiguous().to(fabric.device)  # (N, 3, S, S)
-    images, batch = len(pixels), recipe.training.batch
-    steps_per_epoch = -(-images // batch)
-    steps = steps_per_epoch * recipe.training.epochs
-    model, optimiser = fabric.setup(state.model, state.optimiser)
-    done = min((state.epoch * steps_per_epoch + state.step) * batch, images * recipe.training.epochs)
-    with _stop_signals() as stopped, progress(recipe.name, images * recipe.training.epochs, done=done) as advance:
-        log = Log(run, steps_per_epoch)
-        while state.epoch < recipe.training.epochs:
-            model.train()
-            order = np.random.default_rng([recipe.seed, state.epoch]).permutation(images)
-            for number in range(state.step, steps_per_epoch):
-                rows = order[number * batch : (number + 1) * batch]
-                step = state.epoch * steps_per_epoch + number
-                optimiser.param_groups[0]["lr"] = recipe.schedule.at(step, steps, steps_per_epoch)
-                x = _views(recipe, pixels, rows, state.epoch, views)
-                outputs = model(x)
-                label = {"class": examples.label[rows].repeat(views), "image": torch.from_numpy(rows).repeat(views)}
-                terms = [loss(getattr(outputs, reads(loss)), label[labels(loss)]) for loss in state.losses]
-                total = sum(term.times * part.total for term, part in zip(recipe.loss, terms, strict=True))
-                optimiser.zero_grad(set_to_none=True)
-                fabric.backward(total)
-                optimiser.step()
+def _silent(n: int, note: str = "") -> None:
+    """An `Advance` of the processes that do not report."""
 
+
+def _loop(run: Run, state: State, validation: Validation | None) -> None:
+    recipe, mine, per_epoch = run.recipe, run.mine, run.steps_per_epoch
+    pixels = run.examples.pixels.permute(0, 3, 1, 2).contiguous().to(run.device)  # (N, 3, S, S)
+    images, batch, epochs = len(pixels), recipe.training.batch, recipe.training.epochs
+    network: nn.Module = torch.compile(state.model) if recipe.training.compile else state.model  # type: ignore[assignment]
+    done = min((state.epoch * per_epoch + state.step) * batch, images * epochs)
+    shown = progress(recipe.name, images * epochs, done=done) if mine.first else nullcontext(_silent)
+    with _stop_signals() as stopped, shown as advance:
+        while state.epoch < epochs:
+            state.objective.at(state.epoch)
+            if state.step == 0:
+                _start_losses(run, state)
+            state.model.train()
+            todo = orders(recipe, images, state.epoch)[state.step :]
+            views = state.objective.views
+            made = batches(recipe, pixels, [share(rows, mine) for rows in todo], state.epoch, views)
+            for number, (rows, x) in enumerate(zip(todo, made, strict=True), start=state.step):
+                step = state.epoch * per_epoch + number
+                state.optimiser.param_groups[0]["lr"] = recipe.schedule.at(step, run.steps, per_epoch)
+                terms = _step(run, state, network, rows, x, views)
                 state.step = number + 1
-                log.add(len(rows), total, {k: v for part in terms for k, v in part.parts.items()})
-                if state.step % LOG_STEPS == 0 or state.step == steps_per_epoch:
-                    log.write(state.epoch, state.step, optimiser.param_groups[0]["lr"])
-                advance(len(rows), log.note)
-                if stopped and state.step < steps_per_epoch:
-                    log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
-                    _checkpoint(recipe, state, examples).save(run / LAST)
-                    raise TrainingError(_stopped_message(run, state, recipe))
+                run.log.add(len(rows), terms)
+                last = state.step == per_epoch
+                if state.step % LOG_STEPS == 0 or last:
+                    row = run.log.row(state.epoch, state.step, per_epoch, state.optimiser.param_groups[0]["lr"])
+                    _write(run, FILE, row)
+                    if mine.size > 1 and anyone(bool(stopped), mine, run.device) and not stopped:
+                        stopped.append(signal.SIGTERM)
+                advance(len(rows), run.log.note)
+                if stopped and not last and (mine.size == 1 or state.step % LOG_STEPS == 0):
+                    run.log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
+                    _save(run, state, LAST)
+                    raise TrainingError(_stopped_message(run, state))
             state.epoch, state.step = state.epoch + 1, 0
-            _checkpoint(recipe, state, examples).save(run / LAST)
-            if stopped and state.epoch < recipe.training.epochs:
-                raise TrainingError(_stopped_message(run, state, recipe))
+            agree(state.objective, mine)
+            if validation is not None and (state.epoch % recipe.validation.every == 0 or state.epoch == epochs):
+                _validate(run, state, validation)
+            _save(run, state, LAST)
+            if mine.first and state.epoch < epochs <= 4 * state.epoch < epochs + 4:
+                _warn_of_collapse(state, f"after a quarter of the run ({state.epoch} epochs)")
+            if stopped and state.epoch < epochs:
+                raise TrainingError(_stopped_message(run, state))
+            mine.wait()
 
 
-def _warn_of_collapse(recipe: Recipe, state: State) -> None:
-    for term, loss in zip(recipe.loss, state.losses, strict=True):
+def _step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, views: int) -> Terms:
+    """One step of the optimiser on the images `rows`, of which `x` holds this process's share."""
+    label, image = run.examples.label[rows].repeat(views), torch.from_numpy(rows).repeat(views)
+    state.optimiser.zero_grad(set_to_none=True)
+    terms = forward_backward(network, state.objective, x, label, image, run.mine, views, run.recipe.training)
+    add_gradients(state.model.parameters(), run.mine)
+    state.optimiser.step()
+    return terms
+
+
+def _validate(run: Run, state: State, validation: Validation) -> None:
+    """A row of validation.jsonl; the best checkpoint so far, where there are held-out ID images to tell by."""
+    row, sample = validation(state.model, state.objective.prototypes)
+    where = {"step": state.epoch * run.steps_per_epoch, "epoch": state.epoch}
+    best, value = run.recipe.validation.best, criterion(row, run.recipe.validation.best)
+    _write(run, VALIDATION, where | row)
+    write_sample(run.folder, sample)
+    accuracy = row["accuracy"]["k-NN"]
+    run.log.told = f"k-NN {100 * accuracy:.1f} %"
+    if validation.held_out and value is not None and value > _best_so_far(run, state.epoch):
+        _checkpoint(run, state, (best, value)).save(run.folder / BEST)
+
+
+def _best_so_far(run: Run, epoch: int) -> float:
+    """The value of the best checkpoint of an earlier epoch."""
+    if not (run.folder / BEST).exists():
+        return -1.0
+    before = Checkpoint.load(run.folder / BEST)
+    if before.criterion is None or before.epoch >= epoch or before.recipe != run.recipe:  # of a run that went on again
+        return -1.0
+    return before.criterion[1]
+
+
+def _write(run: Run, file: str, row: dict[str, Any]) -> None:
+    """A row of one of the run's files, and to the trackers."""
+    if run.mine.first:
+        append_log(run.folder, row, file)
+        values = flat({key: value for key, value in row.items() if key not in ("step", "epoch")})
+        for tracker in run.trackers:
+            tracker.log(row["step"], values)
+
+
+@contextmanager
+def _tracked(run: Run) -> Iterator[None]:
+    started: list[Tracker] = []
+    try:
+        for tracker in run.trackers if run.mine.first else ():
+            tracker.start(run.folder, run.recipe.model_dump(by_alias=True))
+            started.append(tracker)
+        yield
+    finally:
+        for tracker in started:
+            tracker.end()
+
+
+def _warn_of_collapse(state: State, when: str) -> None:
+    for term, loss in state.objective.active:
         prototypes = getattr(loss, "prototypes", None)
         if isinstance(prototypes, Tensor) and collapsed(prototypes):
             print(
-                f"{term.use}: collapsed: after {state.epoch} epochs all prototypes lie within 5 degrees of each other. "
+                f"{term.use}: collapsed: {when} all prototypes lie within 5 degrees of each other. "
                 "No score can tell such classes apart: train longer, or with smaller batches (training.batch=128).",
                 file=sys.stderr,
             )
 
 
-def _views(recipe: Recipe, pixels: Tensor, rows: np.ndarray[Any, Any], epoch: int, views: int) -> Tensor:
-    """Views of the images `rows`, view after view: (views x B, 3, S, S), normalised, channels last."""
-    images = pixels[torch.from_numpy(rows).to(pixels.device)]
-    height, width = images.shape[2:]
-    plans = [plan(recipe.views, recipe.seed, epoch, rows, view, height, width) for view in range(views)]
-    x = torch.cat([apply(images, what, recipe.preprocess.size) for what in plans])
-    return standardise(x, recipe.preprocess).contiguous(memory_format=torch.channels_last)
+def _save(run: Run, state: State, place: Path) -> None:
+    if run.mine.first:
+        _checkpoint(run, state).save(run.folder / place)
 
 
-def _checkpoint(recipe: Recipe, state: State, examples: TrainingSet) -> Checkpoint:
+def _checkpoint(run: Run, state: State, criterion: tuple[str, float] | None = None) -> Checkpoint:
     return Checkpoint(
-        recipe,
-        examples.classes,
+        run.recipe,
+        run.examples.classes,
         state.epoch,
         state.step,
         state.model.state_dict(),
-        state.losses.state_dict(),
+        state.objective.losses.state_dict(),
         state.optimiser.state_dict(),
+        criterion,
     )
-
-
-def reads(loss: nn.Module) -> str:
-    """Which part of Outputs a loss wants."""
-    return str(getattr(loss, "reads", "embedding"))
-
-
-def labels(loss: nn.Module) -> str:
-    """What a loss takes for the label of a row: its "class", or the index of its "image"; both stay on the host."""
-    return str(getattr(loss, "labels", "class"))
 
 
 @contextmanager
@@ -241,14 +327,14 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stopped_message(run: Path, state: State, recipe: Recipe) -> str:
+def _stopped_message(run: Run, state: State) -> str:
     return (
-        f"Stopped after {state.epoch} of {recipe.training.epochs} epochs and {state.step} steps; all of it is kept in "
-        f"{run / LAST}. Go on with the same command and --resume."
+        f"Stopped after {state.epoch} of {run.recipe.training.epochs} epochs and {state.step} steps; all of it is kept "
+        f"in {run.folder / LAST}. Go on with the same command and --resume."
     )
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device, mine: Processes) -> dict[str, Any]:
     return {
         "spherood": __version__,
         "python": platform.python_version(),
@@ -258,4 +344,5 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": mine.size,
     }

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from spherood.errors import TrainingError
 from spherood.files import write_text
+from spherood.losses import Terms
 from spherood.training.checkpoint import LAST
 
 FILE = "metrics.jsonl"
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
+def read_log(run: Path, file: str = FILE) -> list[dict[str, Any]]:
     """The rows of a run, oldest first; a last line cut off by a kill is left out."""
-    path = run / FILE
+    path = run / file
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -29,23 +30,25 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cut_log(run: Path, step: int) -> None:
+def cut_log(run: Path, step: int, file: str = FILE) -> None:
     """Keep the rows up to `step` optimiser steps."""
-    kept = [row for row in read_log(run) if row["step"] <= step]
-    write_text(run / FILE, "".join(json.dumps(row) + "\n" for row in kept))
+    rows = read_log(run, file)
+    if rows or (run / file).exists():
+        write_text(run / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
 
-def append_log(run: Path, row: dict[str, Any]) -> None:
+def append_log(run: Path, row: dict[str, Any], file: str = FILE) -> None:
     """Add a row; on disk when this returns."""
-    with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    with (run / file).open("a", encoding="utf-8") as whole:
+        whole.write(json.dumps(row) + "\n")
 
 
 class Log:
-    """Sums loss terms on the device between two readings, and writes their means."""
+    """Sums loss terms on the device between two readings; `note` is what a terminal shows."""
 
-    def __init__(self, run: Path, steps_per_epoch: int) -> None:
-        self.run, self.steps_per_epoch, self.note = run, steps_per_epoch, ""
+    def __init__(self, run: Path) -> None:
+        self.run, self.note = run, ""
+        self.told = ""  # of the last validation, for the note
         self._reset()
 
     def _reset(self) -> None:
@@ -53,8 +56,9 @@ class Log:
         self.steps = self.images = 0
         self.since = time.monotonic()
 
-    def add(self, images: int, total: Tensor, parts: dict[str, Tensor]) -> None:
-        for name, value in {"loss": total, **parts}.items():
+    def add(self, images: int, terms: Terms) -> None:
+        """One step more."""
+        for name, value in {"loss": terms.total, **terms.parts}.items():
             value = value.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps, self.images = self.steps + 1, self.images + images
@@ -71,15 +75,17 @@ class Log:
             )
         return means
 
-    def write(self, epoch: int, step: int, lr: float) -> None:
+    def row(self, epoch: int, step: int, steps_per_epoch: int, lr: float) -> dict[str, float | int]:
+        """The means since the last reading as a row of the log."""
         means = self.means(epoch, step)
         row: dict[str, float | int] = {
-            "step": epoch * self.steps_per_epoch + step,
-            "epoch": round(epoch + step / self.steps_per_epoch, 4),
+            "step": epoch * steps_per_epoch + step,
+            "epoch": round(epoch + step / steps_per_epoch, 4),
             **means,
             "lr": lr,
             "images_per_second": round(self.images / max(time.monotonic() - self.since, 1e-9), 1),
         }
-        append_log(self.run, row)
-        self.note = f"loss {means['loss']:.3f}"
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        self.note = ", ".join(filter(None, [terms, f"lr {lr:.3g}", self.told]))
         self._reset()
+        return row

@@ -1,4 +1,4 @@
-"""The training set as one block of pixels in memory: small images are decoded once, not once an epoch."""
+"""Images as one block of pixels in memory: small ones are decoded once, not once an epoch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ class TrainingSet:
 def load_pixels(images: ImageSet, preprocess: Preprocess) -> TrainingSet:
     """Decode all; unreadable images are named on stderr, skipped and counted. DataError for a class without any."""
     images.check_classes("training")
+    pixels, readable = read_pixels(images, preprocess)
+    if len(readable) < len(images):
+        images = images.subset(readable)
+        images.check_classes("training")
+    return TrainingSet(torch.from_numpy(pixels), torch.from_numpy(images.label), images.classes)
+
+
+def read_pixels(images: ImageSet, preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels (n, S, S, 3) of the readable images and which those are (n,); the others are named on stderr."""
     parts: list[NDArray[np.uint8]] = []
     unreadable: dict[int, str] = {}
     with progress(f"reading {images.name}", len(images)) as advance:
@@ -36,12 +45,11 @@ def load_pixels(images: ImageSet, preprocess: Preprocess) -> TrainingSet:
             parts.append(block.pixels)
             unreadable |= block.unreadable
             advance(len(block.pixels))
-    pixels = np.concatenate(parts)
+    pixels, readable = np.concatenate(parts), np.arange(len(images))
     if unreadable:
         for reason in list(unreadable.values())[:10]:
             print(f"skipped: {reason}", file=sys.stderr)
         print(f"{images.name}: skipped {len(unreadable)} of {len(images)} unreadable images.", file=sys.stderr)
-        readable = np.setdiff1d(np.arange(len(images)), list(unreadable))
-        pixels, images = pixels[readable], images.subset(readable)
-        images.check_classes("training")
-    return TrainingSet(torch.from_numpy(pixels), torch.from_numpy(images.label), images.classes)
+        readable = np.setdiff1d(readable, list(unreadable))
+        pixels = pixels[readable]
+    return pixels, readable

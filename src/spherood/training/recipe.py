@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from spherood import naming
@@ -21,19 +21,31 @@ from spherood.training.schedule import Schedule
 
 
 class LossTerm(Strict):
-    """One objective by name (`cider`, or `package.module:Class`), its weight in the sum, and its settings."""
+    """One objective by name (`cider`, or `package.module:Class`), its weight in the sum, and its settings.
+
+    begin, end: it counts from this epoch on and until before that one, from 0; without `end`, to the end of the run.
+    """
 
     use: str
     times: float = 1.0
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    begin: int = Field(default=0, ge=0)
+    end: int | None = Field(default=None, ge=1)
 
-    def build(self, classes: int, dim: int) -> nn.Module:
-        """The loss; `classes` and `dim` are filled in where its constructor asks for them and the recipe does not."""
+    def covers(self, epoch: int) -> bool:
+        """Whether it counts in this epoch."""
+        return self.begin <= epoch and (self.end is None or epoch < self.end)
+
+    def build(self, classes: int, dim: int, feature_dim: int) -> nn.Module:
+        """The loss; what its constructor asks for and the recipe does not say is filled in: `classes`, `feature_dim`,
+        and `dim`, the width of what it reads.
+        """
         found = naming.find("losses", self.use)
         if not (inspect.isclass(found) and issubclass(found, nn.Module)):
             raise ConfigError(f"loss: '{self.use}' is no torch.nn.Module. See CONTRIBUTING, 'add a loss'.")
         asked = inspect.signature(found).parameters
-        known = {"classes": classes, "dim": dim}
+        width = feature_dim if getattr(found, "reads", "embedding") == "feature" else dim
+        known = {"classes": classes, "dim": width, "feature_dim": feature_dim}
         settings = {key: value for key, value in known.items() if key in asked} | self.with_
         loss: nn.Module = naming.build("losses", self.use, settings)
         return loss
@@ -48,11 +60,38 @@ class Optimiser(Strict):
 
 
 class Training(Strict):
-    """Length and arithmetic of a run. `batch` counts images; every view of an image is a row of its own."""
+    """Length and arithmetic of a run. `batch` counts images; every view of an image is a row of its own.
+
+    micro_batch: so many images go through the network at once, where a batch does not fit; the loss still sees the
+    whole batch and its gradient is that of the whole batch, except that batch-norm sees so many. compile: the network
+    through torch.compile.
+    """
 
     epochs: int = Field(default=100, ge=1)
     batch: int = Field(default=512, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    micro_batch: int | None = Field(default=None, ge=1)
+    compile: bool = False
+
+
+class Validation(Strict):
+    """What is measured while it trains, after every so many epochs (0: never), on at most so many images of each set.
+
+    id: held-out ID images; without them further training images are asked about. ood: validation OOD by name, never
+    what the run will be tested on. best: by what checkpoints/best.pt is chosen; there is one only with `id`.
+    """
+
+    every: int = Field(default=1, ge=0)
+    images: int = Field(default=2000, ge=2)
+    id: Source | None = None
+    ood: dict[str, Source] = Field(default_factory=dict)
+    best: Literal["k-NN", "class mean", "auroc"] = "k-NN"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Validation:
+        if self.best == "auroc" and not self.ood:
+            raise ValueError("best: auroc needs validation OOD. Name some under validation.ood, or choose k-NN.")
+        return self
 
 
 class Recipe(Strict):
@@ -67,8 +106,16 @@ class Recipe(Strict):
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     training: Training = Training()
+    validation: Validation = Validation()
     seed: int = Field(default=0, ge=0)
     protocol: str | None = None  # what `spherood evaluate` would use for it
+
+    @model_validator(mode="after")
+    def _every_epoch_has_a_loss(self) -> Recipe:
+        for epoch in range(self.training.epochs):
+            if not any(term.covers(epoch) for term in self.loss):
+                raise ValueError(f"no loss covers epoch {epoch}, counted from 0. Mend begin or end of one.")
+        return self
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spherood.features.processes import Processes
+from spherood.processes import Processes
 
 ROWS = 23
 UNREADABLE = ("02.png", "21.png")  # one for each process
