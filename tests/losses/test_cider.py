@@ -252,6 +252,77 @@ def test_the_memory_carries_no_graph_and_is_unit_from_the_first_moment() -> None
     assert loss.prototypes.dtype == torch.float32
 
 
+def learnt(prototypes: Tensor, **changed: Any) -> CIDER:
+    classes, dim = prototypes.shape
+    loss = CIDER(**{"classes": classes, "dim": dim, "learnable": True} | changed).double()
+    loss.load_state_dict({"prototypes": prototypes})
+    return loss
+
+
+def test_learnable_prototypes_disperse_with_the_value_and_gradient_of_the_released_code() -> None:
+    g = golden("cider_learnable")
+    loss = learnt(
+        torch.from_numpy(g["prototypes"]).double(),
+        temperature=float(g["temperature"]),
+        base_temperatures=(0.07, float(g["base_temperature_dis"])),
+        compactness_weight=0.0,
+    )
+    z, label = drawn(4, *loss.prototypes.shape)
+    terms = loss(z, label)
+    terms.total.backward()
+    torch.testing.assert_close(terms.parts["dispersion"].detach(), torch.as_tensor(g["dispersion"]), **TIGHT)
+    torch.testing.assert_close(loss.prototypes.grad, torch.from_numpy(g["grad_prototypes"]), **TIGHT)
+
+
+def test_the_compactness_of_learnable_prototypes_pulls_rows_and_prototypes_towards_each_other() -> None:
+    x, y = torch.eye(2, dtype=torch.float64)
+    z = x[None].clone().requires_grad_()
+    loss = learnt(torch.stack([3 * (0.6 * x + 0.8 * y), 0.5 * y]), temperature=0.5)
+    compactness = loss(z, torch.tensor([0])).parts["compactness"]
+    compactness.backward()
+    assert compactness.item() == pytest.approx(0.5 / 0.07 * log(1 + exp((0.0 - 0.6) / 0.5)), rel=1e-12)
+    assert z.grad is not None
+    assert loss.prototypes.grad is not None
+    wrong = exp(-0.6 / 0.5) / (1 + exp(-0.6 / 0.5)) / 0.07  # the share of class 1, times (tau/tau_c) / tau
+    by_hand = wrong * torch.tensor([[-(1 - 0.36) / 3, 0.48 / 3], [1 / 0.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(loss.prototypes.grad, by_hand, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(z.grad, wrong * torch.tensor([[-0.6, 1 - 0.8]], dtype=torch.float64))
+
+
+def test_learnable_prototypes_do_not_advance_and_momentum_has_no_effect_on_them() -> None:
+    z, label = drawn(12, 3, 5)
+    totals = []
+    for momentum in (0.0, 0.5, 1.0):
+        loss = CIDER(classes=3, dim=5, learnable=True, momentum=momentum).double()
+        before = loss.prototypes.detach().clone()
+        totals.append(loss(z, label).total.item())
+        assert torch.equal(loss.prototypes, before)
+    assert totals[0] == totals[1] == totals[2]
+    assert isinstance(loss.prototypes, nn.Parameter)
+
+
+def test_learnable_prototypes_of_another_length_have_the_same_value() -> None:
+    z, label = drawn(12, 3, 5)
+    loss = CIDER(classes=3, dim=5, learnable=True).double()
+    expected = loss(z, label).total
+    with torch.no_grad():
+        loss.prototypes *= torch.tensor([[0.1], [3.0], [40.0]])
+    torch.testing.assert_close(loss(z, label).total, expected, **TIGHT)
+
+
+def test_start_sets_the_very_parameter_that_an_optimiser_holds() -> None:
+    z, label = drawn(12, 3, 5)
+    moving, loss = (CIDER(classes=3, dim=5, learnable=learnable).double() for learnable in (False, True))
+    optimiser = torch.optim.SGD(loss.parameters(), lr=0.1)
+    for it in (moving, loss):
+        it.start([(z, label)])
+    assert torch.equal(loss.prototypes, moving.prototypes)
+    loss(z, label).total.backward()
+    optimiser.step()
+    assert not torch.equal(loss.prototypes, moving.prototypes)
+    assert loss.state_dict().keys() == moving.state_dict().keys() == {"prototypes"}
+
+
 def test_start_with_an_absent_class_names_it_and_leaves_the_prototypes() -> None:
     z, label = drawn(12, 3, 5)
     loss = CIDER(classes=4, dim=5)

@@ -7,6 +7,10 @@
 First the prototypes advance over the batch (sphere/prototypes.py); both terms see the advanced ones. The gradient of
 L_dis reaches the encoder through that advance. tau_c = .07 and tau_d = .1 only scale the terms: at tau = .1 the
 effective weight of compactness is w 10/7. The published numbers were found with these defaults.
+`learnable`: the prototypes are a parameter, p its rows at unit length. Nothing advances, so `momentum` has no effect;
+`start` sets the parameter. The gradient of both terms reaches it. For L_dis that is the released DisLPLoss; for L_comp
+it is our reading: nothing else would tie a prototype to its class, and an early script of the authors (commit 0dc8aab)
+hands the parameter to L_comp undetached. There w weighs L_dis; here it stays on L_comp.
 
 Departures from the released code, none changes a value where that code gives one: the own prototype is masked with
 -inf before the log-sum-exp (the released form overflows below tau = .0112), and a class without a sample in the
@@ -35,7 +39,8 @@ class CIDER(nn.Module):
 
     reads = "embedding"
     views = 2
-    prototypes: Tensor  # (C, d), unit rows
+    laws = ("rotation",)  # the moving average depends on the order of rows
+    prototypes: Tensor  # (C, d), unit rows; of any length where they are learnt
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class CIDER(nn.Module):
         momentum: float = 0.95,
         compactness_weight: float = 2.0,
         base_temperatures: tuple[float, float] = (0.07, 0.1),
+        learnable: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -56,9 +62,12 @@ class CIDER(nn.Module):
         if not 0 <= momentum <= 1:
             raise ConfigError(f"CIDER: momentum must lie in [0, 1], got {momentum}. Try 0.95.")
         self.temperature, self.momentum, self.compactness_weight = temperature, momentum, compactness_weight
-        self.base_temperatures = base_temperatures
-        start = torch.randn(classes, dim, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("prototypes", normalize(start))
+        self.base_temperatures, self.learnable = base_temperatures, learnable
+        start = normalize(torch.randn(classes, dim, generator=torch.Generator().manual_seed(seed)))
+        if learnable:
+            self.prototypes = nn.Parameter(start)
+        else:
+            self.register_buffer("prototypes", start)
 
     @torch.no_grad()
     def start(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -75,7 +84,11 @@ class CIDER(nn.Module):
             raise DataError(
                 f"CIDER.start: no sample of class {means.absent[0]} in the ID training set. Drop or fill it."
             )
-        self.prototypes = means.direction.to(self.prototypes)
+        direction = means.direction.to(self.prototypes)
+        if self.learnable:
+            self.prototypes.copy_(direction)  # in place: the optimiser holds this very tensor
+        else:
+            self.prototypes = direction
 
     def forward(self, embedding: Tensor, label: Tensor) -> Terms:
         """Unit embedding (N, d) and integer label (N,) to the loss; ShapeError otherwise."""
@@ -83,16 +96,19 @@ class CIDER(nn.Module):
         label_here = check_labelled("CIDER", embedding, label, classes, dim=dim)
         z = at_least_float32(embedding)
         z = z.to(torch.promote_types(z.dtype, self.prototypes.dtype))
-        prototypes = advance(self.prototypes.to(z.dtype), z, label, self.momentum)
+        old = self.prototypes.to(z.dtype)
+        prototypes = normalize(old) if self.learnable else advance(old, z, label, self.momentum)
+        towards = prototypes if self.learnable else prototypes.detach()
         tau, (tau_compactness, tau_dispersion) = self.temperature, self.base_temperatures
 
-        compactness = tau / tau_compactness * F.cross_entropy(z @ prototypes.detach().T / tau, label_here)
+        compactness = tau / tau_compactness * F.cross_entropy(z @ towards.T / tau, label_here)
 
         own = torch.eye(len(prototypes), dtype=torch.bool, device=z.device)
         between = (prototypes @ prototypes.T / tau).masked_fill(own, -torch.inf).logsumexp(dim=1)  # (C,)
         dispersion = tau / tau_dispersion * (between - log(len(prototypes) - 1)).mean()
 
-        self.prototypes = prototypes.detach()
+        if not self.learnable:
+            self.prototypes = prototypes.detach()
         return Terms(
             self.compactness_weight * compactness + dispersion,
             {"compactness": compactness, "dispersion": dispersion},

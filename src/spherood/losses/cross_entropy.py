@@ -19,6 +19,7 @@ class CrossEntropy(nn.Module):
 
     reads = "logits"
     views = 1
+    laws = ("permutation",)
 
     def forward(self, logits: Tensor, label: Tensor) -> Terms:
         """Logits (N, C) and integer label (N,) to the loss; ShapeError otherwise."""

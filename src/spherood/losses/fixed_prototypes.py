@@ -29,6 +29,7 @@ class FixedPrototypes(nn.Module):
 
     reads = "embedding"
     views = 2
+    laws = ("permutation", "rotation")
     prototypes: Tensor  # (C, d), unit rows
 
     def __init__(

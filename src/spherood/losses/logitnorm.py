@@ -22,6 +22,7 @@ class LogitNorm(nn.Module):
 
     reads = "logits"
     views = 1
+    laws = ("permutation",)
 
     def __init__(self, *, temperature: float = 0.04) -> None:
         super().__init__()

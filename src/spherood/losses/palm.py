@@ -34,6 +34,7 @@ class PALM(nn.Module):
 
     reads = "embedding"
     views = 2
+    laws = ("permutation", "rotation")
     prototypes: Tensor  # (K, d), unit rows
 
     def __init__(

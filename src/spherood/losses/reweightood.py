@@ -34,6 +34,7 @@ class ReweightOOD(nn.Module):
 
     reads = "embedding"
     views = 2
+    laws = ("permutation", "rotation")
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class SimCLR(nn.Module):
     reads = "embedding"
     views = 2
     labels = "image"  # the engine passes each row the index of its image instead of its class
+    laws = ("permutation", "rotation")
 
     def __init__(self, *, temperature: float = 0.5, base_temperature: float = 0.07) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class SupCon(nn.Module):
 
     reads = "embedding"
     views = 2
+    laws = ("permutation", "rotation")
 
     def __init__(self, *, temperature: float = 0.1, base_temperature: float = 0.07) -> None:
         super().__init__()
