@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "spherood"
 ORDER = """
-    version errors files schema naming progress outputs
-    sphere metrics calibration losses detectors data models features training bundle benchmark
-    sklearn report cli __main__
+    version errors files schema naming progress processes outputs
+    sphere metrics calibration losses detectors testing data models features training bundle benchmark
+    sklearn openood report cli __main__
 """
 WITHOUT_TORCH = """
     version errors files schema naming progress outputs calibration/* metrics/* data data/decode data/preprocess

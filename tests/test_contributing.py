@@ -1,4 +1,7 @@
-"""The two examples of CONTRIBUTING.md, put where it says, pass their own tests, their room's contract, and ruff."""
+"""The two examples of CONTRIBUTING.md, put where it says, pass their own tests, their room's contract, and ruff.
+
+In a package of their own they pass the one line that proves the contract there.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(\S+\.py)`\n\n```python\n(.*?)^```$", PAGE, re.M | re.S))
+PROOFS = re.findall(r"^so\.testing\.check_(?:loss|detector)\(\"mylab\..*\)$", PAGE, re.M)
 LINES = re.findall(r"^In `(\S+\.py)`, with the name added to `__all__`:\n\n```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
@@ -54,6 +58,17 @@ def test_the_examples_pass_their_own_tests_and_the_contracts(tree: Path) -> None
     assert done.returncode == 0, done.stdout
     for file in ("test_alignment", "test_nearest_mean", "test_loss_contract", "test_detector_contract"):
         assert len(re.findall(rf"^PASSED tests/\w+/{file}\.py", done.stdout, re.M)) >= 3, file
+
+
+def test_in_a_package_of_ones_own_the_line_of_each_room_passes(tmp_path: Path) -> None:
+    assert [line.split("(")[0] for line in PROOFS] == ["so.testing.check_loss", "so.testing.check_detector"]
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "losses.py").write_text(FILES["src/spherood/losses/alignment.py"], encoding="utf-8")
+    (tmp_path / "mylab" / "scores.py").write_text(FILES["src/spherood/detectors/nearest_mean.py"], encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    words = [sys.executable, "-c", "\n".join(["import spherood as so", *PROOFS])]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize(

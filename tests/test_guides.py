@@ -108,7 +108,6 @@ def cifar_archive(folder: Path, classes: int) -> None:
 
 
 def test_the_commands_for_people_from_cider_do_what_the_page_says(tmp_path: Path, type_in: Run) -> None:
-    pytest.importorskip("lightning_fabric")
     savemat = pytest.importorskip("scipy.io").savemat
     small = tmp_path / "datasets" / "small_OOD_dataset"
     cifar_archive(tmp_path / "datasets" / "CIFAR10" / "cifar-10-batches-py", 10)

@@ -26,7 +26,7 @@ def spherood(*words: str) -> str:
 
 
 def test_the_commands_are_these() -> None:
-    assert COMMANDS == ["compare", "demo", "evaluate", "export", "fit", "pull", "push", "score", "train"]
+    assert COMMANDS == ["compare", "demo", "evaluate", "export", "fit", "pull", "push", "report", "score", "train"]
 
 
 def test_help_needs_no_torch_and_lists_every_command() -> None:

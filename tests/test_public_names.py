@@ -16,10 +16,10 @@ import torch
 
 import spherood as so
 
-SURFACE = "Bundle Guard Outputs Verdict calibration data detectors losses metrics models sphere training"
+SURFACE = "Bundle Guard Outputs Verdict calibration data detectors losses metrics models sphere testing training"
 SIGNATURES = {
     "losses.CIDER": "(*, classes, dim=128, temperature=0.1, momentum=0.95, compactness_weight=2.0, "
-    "base_temperatures=(0.07, 0.1), seed=0)",
+    "base_temperatures=(0.07, 0.1), learnable=False, seed=0)",
     "losses.SupCon": "(*, temperature=0.1, base_temperature=0.07)",
     "losses.ReweightOOD": "(*, temperature=0.1, within=(2.0, 1.0), between=(5.0, 4.0))",
     "losses.PALM": "(*, classes, dim=128, prototypes_per_class=6, k=5, momentum=0.999, contrast_weight=1.0, "
@@ -27,10 +27,15 @@ SIGNATURES = {
     "losses.FixedPrototypes": "(*, classes, dim=128, temperature=0.1, base_temperature=0.07, seed=0)",
     "losses.SimCLR": "(*, temperature=0.5, base_temperature=0.07)",
     "losses.LogitNorm": "(*, temperature=0.04)",
+    "losses.T2FNorm": "(*, classes, dim, temperature=0.1, ood_temperature=None, seed=0)",
+    "losses.NPOS": "(*, classes, dim=128, feature_dim=512, start_epoch=40, temperature=0.1, momentum=0.95, "
+    "dispersion_weight=0.5, compactness_weight=1.0, boundary_weight=0.1, queue=1000, k=300, select=200, pick=2, "
+    "samples=600, noise=0.1, points=200, as_released=False, seed=0)",
     "losses.CrossEntropy": "()",
     "losses.Terms": "(total, parts=<factory>)",
-    "detectors.KNN": "(*, k=50)",
-    "detectors.Mahalanobis": "(*, covariance='tied', unit=False, shrinkage=None)",
+    "detectors.KNN": "(*, k=50, storage='float32', per_class=None, seed=0)",
+    "detectors.FaissKNN": "(*, k=50, index='IVF1024,Flat', probes=16)",
+    "detectors.Mahalanobis": "(*, covariance='tied', unit=False, shrinkage=None, ridge=0.0)",
     "detectors.MSP": "()",
     "detectors.MaxLogit": "()",
     "detectors.Energy": "(*, temperature=1.0)",
@@ -83,6 +88,8 @@ SIGNATURES = {
     "Bundle.from_pretrained": "(repo, *, revision=None, token=None, trust=())",
     "Bundle.predict": "(self, images, false_alarm_rate=None)",
     "Guard": "(model, bundle, *, layer=None)",
+    "testing.check_loss": "(loss, *, classes=5, dim=5, others=None, idle=(), laws=None, **settings)",
+    "testing.check_detector": "(detector, *, ood=None, others=None, idle=(), laws=None, **settings)",
     "Verdict": "(is_ood, score, p_value, threshold, nearest_class, neighbours, reason, needs_review=False)",
 }
 
@@ -110,7 +117,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         so.detector  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ["losses", "detectors", "metrics", "calibration"])
+@pytest.mark.parametrize("room", ["losses", "detectors", "metrics", "calibration", "testing"])
 def test_a_room_offers_what_it_lists(room: str) -> None:
     offered = getattr(so, room)
     promised = {name.split(".")[1] for name in SIGNATURES if name.startswith(f"{room}.")}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spherood.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from spherood import calibration, data, detectors, losses, metrics, models, sphere, training
+    from spherood import calibration, data, detectors, losses, metrics, models, sphere, testing, training
     from spherood.bundle import Bundle, Guard, Verdict
     from spherood.outputs import Outputs
 
@@ -27,6 +27,7 @@ __all__ = [
     "metrics",
     "models",
     "sphere",
+    "testing",
     "training",
 ]
 

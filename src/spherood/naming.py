@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -51,8 +53,11 @@ def build(room: str, name: str, settings: dict[str, Any]) -> Any:
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """`knn:k=100:other=true` -> ("knn", {"k": 100, "other": True}). An import path keeps its colon."""
-    name, *rest = text.split(":")
+    """`knn:k=100:other=true` -> ("knn", {"k": 100, "other": True}). An import path keeps its colon.
+
+    So does a value in quotes: `layers:score="knn:k=100"` -> ("layers", {"score": "knn:k=100"}).
+    """
+    name, *rest = split_unquoted(text, ":")
     if rest and "=" not in rest[0]:
         name = f"{name}:{rest.pop(0)}"
     settings = {}
@@ -65,3 +70,10 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
         except yaml.YAMLError:
             raise ConfigError(f"'{text}': cannot read the value '{value}' of {key}. Write it as in YAML.") from None
     return name, settings
+
+
+def split_unquoted(text: str, separator: str) -> list[str]:
+    """`text.split(separator)`, but for separators within "..." or '...'."""
+    found = re.finditer(rf"""'[^']*'|"[^"]*"|{re.escape(separator)}""", text)
+    cuts = [match.start() for match in found if match[0] == separator]
+    return [text[start + 1 : stop] for start, stop in pairwise([-1, *cuts, len(text)])]

@@ -14,7 +14,7 @@ class Outputs(NamedTuple):
     feature (B, F): the encoder's output before any head, not normalised; published scores read it.
     embedding (B, D): the projection head's output, unit length; contrastive losses read it.
     logits (B, C): of a classifier on the feature.
-    layers: features of inner layers, each (B, F_i).
+    layers: features of inner layers, each (B, F_i), from the first on; only where they were asked for.
     """
 
     feature: Tensor

@@ -18,12 +18,14 @@ from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.result import Metrics
 from spherood.benchmark.scores import build_scores
 from spherood.benchmark.sets import find_images, read_sets
+from spherood.benchmark.shipping import make_bundle
 from spherood.benchmark.subject import Subject
+from spherood.bundle.encoder import origin_of
 from spherood.data import Preprocess, decode, image_set
-from spherood.detectors import KNN, MSP, Detector, Mahalanobis
+from spherood.detectors import KNN, MSP, Detector, Layers, Mahalanobis
 from spherood.errors import CalibrationError, ConfigError, DataError
 from spherood.features import FeatureStore
-from spherood.models import Model
+from spherood.models import Model, ModelSettings, build_model, infer
 from spherood.sphere.geometry import geometry
 
 Feature = Callable[[str], Tensor]
@@ -129,6 +131,70 @@ def test_a_score_that_reads_what_the_model_lacks_is_left_out_with_its_reason(
     found = evaluate(bare, protocol(), world, FeatureStore(tmp_path), ["msp", "knn:k=3"])
     assert found.evaluation.unavailable == {"msp": "reads logits, which colours does not have"}
     assert list(found.evaluation.scores) == list(found.detectors) == ["knn:k=3"]
+
+
+def staged(subject: Subject) -> Subject:
+    """With an encoder that has stages."""
+    settings = ModelSettings(encoder="resnet8", width=2, classifier=True)
+    return replace(subject, model=build_model(settings, 2).eval(), origin=origin_of(settings, 2))
+
+
+def test_a_score_of_layers_is_fitted_on_the_layers_of_the_training_set(
+    world: Path, subject: Subject, tmp_path: Path, protocol: Toy
+) -> None:
+    model, texts = staged(subject).model, ["knn:k=3", 'layers:score="knn:k=3"']
+    found = evaluate(staged(subject), protocol(), world, FeatureStore(tmp_path), texts)
+
+    def read(name: str) -> so.Outputs:
+        return infer(model, torch.from_numpy(np.load(world / f"{name}.npy")), subject.preprocess, layers=True)
+
+    judge = Layers(score="knn:k=3").fit(read("train"), labels(world, "train"))
+    result = found.evaluation.scores[texts[1]]
+    for name, score in {"validation": result.held_out_score, "test": result.id_score, **result.ood_score}.items():
+        np.testing.assert_allclose(score, judge.score(read(name)).numpy(), rtol=1e-3, atol=1e-4)
+    assert found.evaluation.unavailable == {}
+
+
+def test_layers_are_extracted_only_where_a_score_reads_them(
+    world: Path, subject: Subject, tmp_path: Path, protocol: Toy
+) -> None:
+    plain = evaluate(staged(subject), protocol(), world, FeatureStore(tmp_path), ["knn:k=3"])
+    assert plain.train.outputs.layers is None
+    assert not list(tmp_path.rglob("layer*.npy"))
+    found = evaluate(staged(subject), protocol(), world, FeatureStore(tmp_path), ["knn:k=3", "layers"])
+    assert len(found.train.outputs.layers) == 3
+
+
+def test_a_model_without_layers_leaves_their_score_out(
+    world: Path, subject: Subject, tmp_path: Path, protocol: Toy
+) -> None:
+    found = evaluate(subject, protocol(), world, FeatureStore(tmp_path), ["layers", "knn:k=3"])
+    assert found.evaluation.unavailable == {"layers": "reads layers, which colours does not have"}
+    assert list(found.evaluation.scores) == ["knn:k=3"]
+
+
+def test_the_bundle_of_a_score_of_layers_says_what_was_measured(
+    world: Path, subject: Subject, tmp_path: Path, protocol: Toy
+) -> None:
+    text = 'layers:score="knn:k=3"'
+    found = evaluate(staged(subject), protocol(), world, FeatureStore(tmp_path / "store"), [text])
+    make_bundle(found, text).save(tmp_path / "bundle")
+    loaded = so.Bundle.load(tmp_path / "bundle")
+    assert isinstance(loaded.detector, Layers)
+    verdicts = loaded.predict(list(np.load(world / "blue.npy")))
+    result = found.evaluation.scores[text]
+    np.testing.assert_allclose([one.score for one in verdicts], result.ood_score["blue"], rtol=1e-5, atol=1e-5)
+    assert len(verdicts[0].neighbours) == 3
+    outputs = found.ood["blue"].outputs
+    joined = torch.cat(outputs.layers, dim=1)
+    for given in (outputs, joined):
+        scores = [one.score for one in loaded.predict(given)]
+        np.testing.assert_allclose(scores, result.ood_score["blue"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_sweep_of_what_stands_in_quotes_tries_each(world: Path) -> None:
+    (tried,) = build_scores(['layers:score="knn:k=3"/"knn:k=5"']).values()
+    assert list(tried) == ['layers:score="knn:k=3"', 'layers:score="knn:k=5"']
 
 
 def test_a_misspelt_score_is_refused_before_anything_is_read(tmp_path: Path, subject: Subject, protocol: Toy) -> None:

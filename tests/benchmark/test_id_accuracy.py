@@ -32,13 +32,14 @@ def stored(degrees: list[float], label: list[int], logits: Tensor | None = None)
 MEANS = torch.nn.functional.normalize(at([0, 90]))
 
 
-def test_class_mean_neighbours_and_classifier_answer_as_worked_out_by_hand() -> None:
+def test_class_mean_neighbours_probe_and_classifier_answer_as_worked_out_by_hand() -> None:
     train = stored([0.0] * 52 + [40.0] * 40, [0] * 52 + [1] * 40)  # class 1 lies far from the mean it is given
     test = stored([2, 39, 50, 80], [0, 1, 1, 0], logits=torch.tensor([[1.0, 2.0], [1, 2], [2, 1], [2, 1]]))
     found = id_accuracy(train, test, MEANS)
     assert found == {
         "class mean": 0.5,  # 2 -> a, 39 -> a (wrong), 50 -> b, 80 -> b (wrong)
         "k-NN": 0.75,  # of 50 neighbours: 2 -> a; 39, 50, 80 -> 40 times b and 10 times a (the last is wrong)
+        "linear probe": 0.75,  # its line lies between 0 and 40: the last is wrong
         "classifier": 0.5,
     }
 
@@ -50,7 +51,8 @@ def test_fifty_neighbours_vote_where_there_are_as_many() -> None:
 
 def test_test_images_without_a_label_are_left_out_and_none_but_those_give_no_accuracy() -> None:
     train = stored([0, 90], [0, 1])
-    assert id_accuracy(train, stored([0, 80, 5], [1, -1, 0]), MEANS) == {"class mean": 0.5, "k-NN": 0.5}
+    found = id_accuracy(train, stored([0, 80, 5], [1, -1, 0]), MEANS)
+    assert found == {"class mean": 0.5, "k-NN": 0.5, "linear probe": 0.5}
     assert id_accuracy(train, stored([0, 80], [-1, -1]), MEANS) == {}
 
 
@@ -68,4 +70,4 @@ def test_the_evaluation_reports_the_accuracy_of_slow_loops(evaluated: Evaluated,
     feature = np.load(world / "test.npy").mean(axis=(1, 2)) / 255
     guess = (9 * feature @ [-1, 1, 0] > 9 * feature @ [1, -1, 0] + 0.5).astype(int)
     assert evaluated.evaluation.accuracy["classifier"] == pytest.approx((guess == label["test"]).mean())
-    assert set(evaluated.evaluation.accuracy) == {"class mean", "k-NN", "classifier"}
+    assert set(evaluated.evaluation.accuracy) == {"class mean", "k-NN", "linear probe", "classifier"}

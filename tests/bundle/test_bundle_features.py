@@ -23,7 +23,7 @@ import spherood.bundle.bundle as module
 from spherood import calibration
 from spherood.bundle import Bundle, Promise, Score, read_manifest
 from spherood.data.image_set import ImageSet
-from spherood.detectors import KNN, MSP, Combined
+from spherood.detectors import KNN, MSP, Combined, Layers
 from spherood.errors import BundleError, CalibrationError, ConfigError, ShapeError
 from spherood.outputs import Outputs
 
@@ -377,6 +377,25 @@ def test_a_score_of_ones_own_inside_a_combination_is_imported_only_where_it_is_t
     assert not mark.exists()
     assert Bundle.load(tmp_path / "bundle", trust=["their_score:Mine"]).predict(NEW) == made.predict(NEW)
     assert mark.exists()
+
+
+@pytest.mark.parametrize("inside", ["their_score:Mine:k=4", "combined:scores=['their_score:Mine:k=4', 'knn:k=2']"])
+def test_a_score_of_ones_own_inside_a_score_of_layers_is_imported_only_where_it_is_trusted(
+    own_score: Any, fitted: Bundle, tmp_path: Path, inside: str
+) -> None:
+    (feature, label), settings = blobs(300, 0), {"score": inside}
+    rows = torch.as_tensor(feature)
+    detector = Layers(**settings).fit(Outputs(rows, layers=(rows[:, :2], rows)), label)
+    made = replace(fitted, detector=detector, score=Score.model_validate({"use": "layers", "with": settings}))
+    made.save(tmp_path / "bundle")
+    mark = own_score()
+    with pytest.raises(BundleError, match=r"its score is their_score:Mine, which is no part of spherood"):
+        Bundle.load(tmp_path / "bundle")
+    assert not mark.exists()
+    loaded, new = Bundle.load(tmp_path / "bundle", trust=["their_score:Mine"]), torch.as_tensor(NEW)
+    query = Outputs(new, layers=(new[:, :2], new))
+    assert loaded.code == ["their_score:Mine"]
+    assert torch.equal(loaded.detector.score(query), detector.score(query))
 
 
 def test_a_local_folder_needs_no_hub(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from spherood import Guard
 from spherood.bundle import Bundle, Promise, Score
 from spherood.bundle.guard import features_of
-from spherood.detectors import KNN, MSP, Detector
+from spherood.detectors import KNN, MSP, Detector, Layers
 from spherood.errors import CalibrationError, ConfigError, ShapeError
+from spherood.outputs import Outputs
 
 RATE = 0.1
 
@@ -372,3 +374,11 @@ def test_features_of_refuses_a_model_that_trains_and_a_stream_that_is_empty(mode
         "features_of: the model is in training mode, where drop-out and the statistics of the batch enter the feature. "
         "Call model.eval() first."
     )
+
+
+def test_a_bundle_that_reads_several_layers_cannot_guard(model: Network) -> None:
+    rows = model.feature(images(300))
+    judge = Layers(score="knn:k=2").fit(Outputs(rows, layers=(rows[:, :2], rows)))
+    bundle = replace(fitted(rows), detector=judge)
+    with pytest.raises(ConfigError, match=r"^Guard: the bundle reads several layers, and a guard takes one\."):
+        Guard(model, bundle)

@@ -373,3 +373,23 @@ def test_a_bundle_made_of_a_network_without_a_way_back_cannot_be_saved(
 
     with pytest.raises(BundleError, match="the network came as an object"):
         made.bundle.save(tmp_path / "bundle")
+
+
+def test_a_score_of_layers_is_chosen_fitted_and_shipped_as_any_other(
+    photos: Path, images: Reader, tmp_path: Path
+) -> None:
+    wanted = Wanted(photos / "known", ood={"boards": photos / "boards"}, scores=["layers", "knn:k=2"])
+    made = make(wanted, images)
+    assert list(made.fitted.choice.auroc) == ["layers", "knn:k=2"]
+    alone = make(Wanted(photos / "known", scores=["layers"]), images)
+    alone.bundle.save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    calibrating = alone.fitted.parts.calibrate
+    score = [one.score for one in loaded.predict([photos / "known" / name for name in calibrating.names])]
+    np.testing.assert_allclose(score, loaded.held_out_score, rtol=1e-3, atol=1e-4)
+    assert "on the layers" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_file_of_features_has_no_layers(known: Path, plain: Reader) -> None:
+    with pytest.raises(ConfigError, match=r"Layers\.fit: reads layers, which this model does not have"):
+        make(Wanted(known, scores=["layers"]), plain)

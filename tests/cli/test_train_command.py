@@ -34,7 +34,6 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_is_trained_below_runs_and_the_next_command_is_named(spherood: Command, recipe: Path) -> None:
-    pytest.importorskip("lightning_fabric")
     told = spherood("train", "--recipe", recipe, "--data", ".", "--device", "cpu", "--set", "training.epochs=2")
     assert told.code == 0, told.err
     assert told.out == (
@@ -74,7 +73,6 @@ def test_neither_recipe_nor_run_says_what_is_needed(spherood: Command) -> None:
 
 
 def test_data_that_is_not_there_is_named_with_where_it_was_looked_for(spherood: Command, recipe: Path) -> None:
-    pytest.importorskip("lightning_fabric")
     told = spherood("train", "--recipe", recipe, "--data", "elsewhere", "--device", "cpu")
     assert told.code == 1
     assert "elsewhere/train.npy: no such file" in told.err

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from spherood.detectors import KNN, Combined, Mahalanobis
-from spherood.detectors.combined import _curve
 from spherood.errors import ConfigError, FitError
 
 
@@ -15,16 +12,6 @@ def two_caps(rows: int = 500, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     label = torch.arange(rows) % 2
     noise = torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
     return 3 * torch.eye(5)[label] + 0.5 * noise, label
-
-
-def test_the_curve_gives_minus_the_log_of_the_p_value_at_its_knots_and_goes_on_straight() -> None:
-    reference = torch.arange(1.0, 10.0, dtype=torch.float64)  # nine scores: p at the highest is 2 / 10
-    knot, surprise, slope = _curve(reference)
-    assert knot[0].item() == pytest.approx(1)
-    assert surprise[0].item() == pytest.approx(-math.log(10 / 10))
-    assert knot[-1].item() == pytest.approx(9)
-    assert surprise[-1].item() == pytest.approx(-math.log(2 / 10))
-    assert slope.item() == pytest.approx(1 / 0.5)  # of 8 and 9 the mean excess over 8
 
 
 def test_the_score_is_the_sum_of_the_surprises_worked_out_apart() -> None:
@@ -83,6 +70,11 @@ def test_scores_that_read_different_parts_and_a_single_score_are_refused() -> No
     for scores in (["knn"], "knn"):
         with pytest.raises(ConfigError, match="two or more"):
             Combined(scores=scores)
+
+
+def test_scores_of_layers_are_combined_within_each_layer() -> None:
+    with pytest.raises(ConfigError, match=r"the scores read layers\. Combine within each layer: layers:score=combined"):
+        Combined(scores=["layers", "layers:score='knn:k=3'"])
 
 
 def test_too_few_rows_to_compare_with_are_told() -> None:

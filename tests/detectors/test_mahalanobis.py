@@ -6,11 +6,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from spherood.detectors import Mahalanobis
 from spherood.detectors.mahalanobis import Covariance
 from spherood.errors import ConfigError, FitError
+from spherood.metrics import auroc
+from spherood.naming import build, parse_spec
 from spherood.sphere import normalize
 
 CROSS = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
@@ -64,6 +67,10 @@ def test_two_crosses_give_the_distances_worked_out_by_hand() -> None:
     torch.testing.assert_close(total, torch.tensor([7 / 204 + 4 * 7 / 16, 4 * 7 / 16]) / 2)
     shrunk = Mahalanobis(shrinkage=0.5).fit(TWO_CROSSES, LABEL).score(query)
     torch.testing.assert_close(shrunk, torch.tensor([1 / 0.875 + 4 / 1.625, 4 / 1.625]))
+    ridged = Mahalanobis(ridge=0.2).fit(TWO_CROSSES, LABEL).score(query)  # tr(S)/D = 5/4
+    torch.testing.assert_close(ridged, torch.tensor([1 / 0.75 + 4 / 2.25, 4 / 2.25]))
+    both = Mahalanobis(shrinkage=0.5, ridge=0.2).fit(TWO_CROSSES, LABEL).score(query)
+    torch.testing.assert_close(both, torch.tensor([1 / 1.125 + 4 / 1.875, 4 / 1.875]))
     round_ = Mahalanobis(shrinkage=1.0).fit(TWO_CROSSES, LABEL).score(query)
     torch.testing.assert_close(round_, torch.tensor([5 / 1.25, 4 / 1.25]))
 
@@ -141,6 +148,100 @@ def test_shrinkage_zero_is_none_and_one_tenth_is_not() -> None:
     assert not torch.allclose(Mahalanobis(shrinkage=0.1).fit(x, label).score(query), expected, rtol=1e-2)
 
 
+@BOTH
+@pytest.mark.parametrize("unit", [False, True])
+def test_ledoit_wolf_is_that_of_scikit_learn_on_centred_rows(covariance: Covariance, unit: bool) -> None:
+    x, query, label = drawn(60, dim=8), drawn(50, 1, dim=8), label_of(60)
+    judge = Mahalanobis(covariance=covariance, unit=unit, shrinkage="ledoit-wolf").fit(x, label)
+    seen, asked = (normalize(x), normalize(query)) if unit else (x, query)
+    mean = torch.stack([seen[label == c].mean(dim=0) for c in range(3)])
+    off = seen - (mean[label] if covariance == "tied" else seen.mean(dim=0))
+    precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(off.numpy()).precision_)
+    if covariance == "total":
+        precision *= 59 / 60 / 2  # 1/(N-1), and half the distance
+    apart = asked[:, None] - mean
+    expected = torch.einsum("bcd,de,bce->bc", apart, precision, apart).amin(dim=1)
+    torch.testing.assert_close(judge.score(query).double(), expected, rtol=1e-5, atol=0)
+    found = judge.whitening.double() @ judge.whitening.double().T
+    torch.testing.assert_close(found, precision * (2 if covariance == "total" else 1), rtol=1e-6, atol=1e-6)
+
+
+@BOTH
+def test_ledoit_wolf_reads_batches_of_any_size_twice_and_refuses_a_generator(covariance: Covariance) -> None:
+    x, query, label = drawn(61), drawn(50, 1), label_of(61)
+    batches = [(x[:1], label[:1]), (x[1:40], label[1:40]), (x[40:], label[40:])]
+    judge = Mahalanobis(covariance=covariance, shrinkage="ledoit-wolf")
+    expected = judge.fit(x, label).score(query)
+    torch.testing.assert_close(judge.fit(batches).score(query), expected)
+    with pytest.raises(FitError, match=r"Mahalanobis\.fit: reads the batches twice, and a generator gives them once"):
+        judge.fit(iter(batches))
+
+
+def test_ledoit_wolf_is_named_in_a_spec() -> None:
+    x, label = drawn(60), label_of(60)
+    judge = build("detectors", *parse_spec("mahalanobis:shrinkage=ledoit-wolf")).fit(x, label)
+    assert torch.equal(judge.score(x), Mahalanobis(shrinkage="ledoit-wolf").fit(x, label).score(x))
+
+
+@pytest.mark.parametrize("settings", [{"ridge": 1e-6}, {"shrinkage": 1e-6}, {"shrinkage": "ledoit-wolf"}], ids=str)
+def test_shrinkage_or_a_ridge_leaves_no_direction_out_and_a_scale_changes_no_score(settings: dict[str, Any]) -> None:
+    plane = torch.linalg.qr(drawn(8, 5, dim=8))[0][:5]  # 5 of 8 directions
+    x, query, label = drawn(2000) @ plane, drawn(50, 1, dim=8), label_of(2000)
+    judge = Mahalanobis(**settings).fit(x, label)
+    assert judge.whitening.shape == (8, 8)
+    assert bool((judge.score(query) > 1 + judge.score(query @ plane.T @ plane)).all())
+    torch.testing.assert_close(Mahalanobis(**settings).fit(1e-3 * x, label).score(1e-3 * query), judge.score(query))
+
+
+def test_even_a_ridge_below_rounding_gives_numbers() -> None:
+    plane = torch.linalg.qr(drawn(8, 5, dim=8))[0][:5]
+    score = Mahalanobis(ridge=1e-20).fit(drawn(200) @ plane, label_of(200)).score(drawn(50, 1, dim=8))
+    assert bool(score.isfinite().all())
+    assert float(score.min()) >= 0
+
+
+def test_a_direction_counts_from_2_eps_of_the_largest_variance_on() -> None:
+    assert Mahalanobis().fit(CROSS * torch.tensor([2.0, 1.1 * (2.0**-22) ** 0.5]), LABEL[:4]).whitening.shape == (2, 2)
+    assert Mahalanobis().fit(CROSS * torch.tensor([2.0, 0.9 * (2.0**-22) ** 0.5]), LABEL[:4]).whitening.shape == (2, 1)
+
+
+def rank_20(rows: int, seed: int) -> Tensor:
+    """Unit features within 20 of 512 directions, in float32: ten clouds, means and noise of widths 1 to 10^-5.5."""
+    mean = torch.randn(10, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.randn(rows, 20, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    width = torch.logspace(0, -5.5, 20, dtype=torch.float64)
+    plane = torch.linalg.qr(drawn(512, 5, dim=20))[0].T
+    return normalize((mean[torch.arange(rows) % 10] + 0.2 * noise) * width @ plane).float()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"covariance": "total"}, {"ridge": 1e-3}, {"shrinkage": "ledoit-wolf"}], ids=str
+)
+def test_rank_20_at_condition_1e11_keeps_other_classes_above_known_ones(settings: dict[str, Any]) -> None:
+    train, known, other = *rank_20(3000, 0).split([2000, 1000]), rank_20(500, 7)
+    judge = Mahalanobis(unit=True, **settings).fit(train, torch.arange(2000) % 10)
+    id_score, ood_score = judge.score(known), judge.score(other)
+    assert bool(torch.cat([id_score, ood_score]).isfinite().all())
+    assert float(id_score.min()) >= 0
+    assert auroc(id_score.numpy(), ood_score.numpy()) > 0.95
+
+
+def test_there_the_recipe_released_with_cider_gives_negative_distances_and_hardly_tells_them_apart() -> None:
+    train, known, other = *rank_20(3000, 0).split([2000, 1000]), rank_20(500, 7)
+    total = torch.cov(train.double().T)
+    variance = torch.linalg.eigvalsh(total)
+    assert 1e11 < float(variance[-1] / variance[-20]) < 1e12
+    precision = torch.linalg.pinv(total, hermitian=True).float()  # the cast that does it
+    mean = torch.stack([train[torch.arange(2000) % 10 == c].mean(dim=0) for c in range(10)])
+
+    def released(x: Tensor) -> Tensor:
+        apart = x[:, None] - mean
+        return torch.einsum("bcd,de,bce->bc", apart, precision, apart).amin(dim=1) / 2
+
+    assert int((released(known) < 0).sum()) > 500
+    assert auroc(released(known).numpy(), released(other).numpy()) < 0.7
+
+
 def test_labels_that_are_missing_are_asked_for() -> None:
     for x in (drawn(9), [(drawn(9), None)]):
         with pytest.raises(FitError, match=r"Mahalanobis\.fit: needs labels\. Call fit\(feature, label\)"):
@@ -166,8 +267,12 @@ def test_features_that_do_not_vary_within_classes_are_refused() -> None:
     ("setting", "message"),
     [
         ({"covariance": "full"}, "covariance must be 'tied' or 'total', got 'full'"),
-        ({"shrinkage": 1.5}, r"shrinkage must lie in \[0, 1\], got 1\.5"),
-        ({"shrinkage": -0.1}, r"shrinkage must lie in \[0, 1\], got -0\.1"),
+        ({"shrinkage": 1.5}, r"shrinkage must lie in \[0, 1\] or be 'ledoit-wolf', got 1\.5"),
+        ({"shrinkage": -0.1}, r"shrinkage must lie in \[0, 1\] or be 'ledoit-wolf', got -0\.1"),
+        ({"shrinkage": "oas"}, r"shrinkage must lie in \[0, 1\] or be 'ledoit-wolf', got 'oas'"),
+        ({"ridge": -0.1}, r"ridge must be at least 0 and finite, got -0\.1\. Try 0\.01"),
+        ({"ridge": float("nan")}, r"ridge must be at least 0 and finite, got nan"),
+        ({"ridge": float("inf")}, r"ridge must be at least 0 and finite, got inf"),
     ],
 )
 def test_a_setting_without_meaning_is_refused(setting: dict[str, Any], message: str) -> None:

@@ -33,7 +33,7 @@ STALE = (
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """What the demo printed (`out`, `err`), and the folder it was given."""
-    for module in ("sklearn", "lightning_fabric", "altair"):
+    for module in ("sklearn", "altair"):
         pytest.importorskip(module)
     place = tmp_path_factory.mktemp("end to end")
     folder = place / "my demo"

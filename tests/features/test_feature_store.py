@@ -148,7 +148,9 @@ class Cut(Exception):
     """Stands for a kill."""
 
 
-def cut_short(monkeypatch: pytest.MonkeyPatch, cache: Path, images: ImageSet, after: int) -> None:
+def cut_short(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, images: ImageSet, after: int, *, layers: bool = False
+) -> None:
     """Start to fill an entry and break off before block number `after`."""
     plain = store.blocks
 
@@ -161,7 +163,7 @@ def cut_short(monkeypatch: pytest.MonkeyPatch, cache: Path, images: ImageSet, af
     with monkeypatch.context() as patch:
         patch.setattr(store, "blocks", broken)
         with pytest.raises(Cut):
-            FeatureStore(cache).read(model(), PREPROCESS, images)
+            FeatureStore(cache).read(model(), PREPROCESS, images, layers=layers)
 
 
 @pytest.mark.parametrize("after", [0, 2, 3, 5, 11])
@@ -213,3 +215,81 @@ def test_what_a_kill_leaves_behind_does_no_harm(tmp_path: Path, folder: Path, mo
     (part / f".done-0-of-1.json.{os.getpid()}.part").write_text('{"done": 99')
     assert json.loads((part / "done-0-of-1.json").read_text())["done"] == 6
     assert_equal(FeatureStore(tmp_path / "cache").read(model(), PREPROCESS, images), whole)
+
+
+def test_layers_are_stored_where_they_are_asked_for(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+    images, cache = read_folder(folder), tmp_path / "cache"
+    found = FeatureStore(cache).read(model(classifier=True), PREPROCESS, images, layers=True)
+    pixels = np.stack([np.asarray(images.read(row)) for row in range(ROWS)])
+    plain = infer(model(classifier=True), torch.from_numpy(pixels), PREPROCESS, layers=True)
+    for ours, theirs in zip(layers_of(found), plain.layers or (), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(found.outputs[:3], plain[:3], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    decoded.clear()
+    again = FeatureStore(cache).read(model(classifier=True), PREPROCESS, images, layers=True)
+    assert decoded == []
+    assert_layers_equal(again, found)
+    (batch, _), *_ = found.batches()
+    assert batch.layers is not None
+    assert torch.equal(batch.layers[1], layers_of(found)[1])
+
+
+def layers_of(stored: Stored) -> tuple[torch.Tensor, ...]:
+    assert stored.outputs.layers is not None
+    return stored.outputs.layers
+
+
+def assert_layers_equal(found: Stored, whole: Stored) -> None:
+    assert_equal(found, whole)
+    assert all(torch.equal(a, b) for a, b in zip(layers_of(found), layers_of(whole), strict=True))
+
+
+def test_an_entry_without_layers_does_not_serve_who_asks_for_them_nor_is_it_touched(
+    tmp_path: Path, folder: Path, decoded: list[str]
+) -> None:
+    images, cache = read_folder(folder), tmp_path / "cache"
+    first = FeatureStore(cache).read(model(), PREPROCESS, images)
+    (plain,) = entries(cache)
+    before = {file.name: file.read_bytes() for file in (cache / plain).iterdir()}
+    assert set(before) == {"feature.npy", "embedding.npy", "unreadable.json"}
+    layered = FeatureStore(cache).read(model(), PREPROCESS, images, layers=True)
+    assert [layer.shape for layer in layers_of(layered)] == [(ROWS, 2), (ROWS, 4), (ROWS, 8)]
+    assert entries(cache) == {plain, f"{plain}-layers"}
+    assert {file.name: file.read_bytes() for file in (cache / plain).iterdir()} == before
+    decoded.clear()
+    third = FeatureStore(cache).read(model(), PREPROCESS, images)
+    assert (decoded, third.outputs.layers) == ([], None)
+    assert_equal(third, first)
+
+
+def test_an_entry_with_layers_serves_who_asks_without_them(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+    images, cache = read_folder(folder), tmp_path / "cache"
+    layered = FeatureStore(cache).read(model(), PREPROCESS, images, layers=True)
+    decoded.clear()
+    found = FeatureStore(cache).read(model(), PREPROCESS, images)
+    assert (decoded, found.outputs.layers, len(entries(cache))) == ([], None, 1)
+    assert_equal(found, layered)
+
+
+def test_a_model_without_layers_is_not_run_again_for_them(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+    images, cache = read_folder(folder), tmp_path / "cache"
+    bare = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), None, None)
+    FeatureStore(cache).read(bare, PREPROCESS, images)
+    decoded.clear()
+    found = FeatureStore(cache).read(bare, PREPROCESS, images, layers=True)
+    assert (decoded, found.outputs.layers, len(entries(cache))) == ([], None, 1)
+
+
+def test_layers_go_on_where_they_were_interrupted_and_skip_what_cannot_be_read(
+    tmp_path: Path, folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "03.png").write_bytes(b"")
+    images = read_folder(folder)
+    whole = FeatureStore(tmp_path / "whole").read(model(), PREPROCESS, images, layers=True)
+    assert [len(layer) for layer in layers_of(whole)] == [ROWS - 1] * 3
+    cut_short(monkeypatch, tmp_path / "cache", images, 5, layers=True)
+    decoded.clear()
+    found = FeatureStore(tmp_path / "cache").read(model(), PREPROCESS, images, layers=True)
+    assert sorted(decoded) == images.names[6:]
+    assert_layers_equal(found, whole)

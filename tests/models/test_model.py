@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from spherood.models import ModelSettings, build_model, weights_hash
+from spherood.models import Model, ModelSettings, build_model, weights_hash
 
 SMALL = ModelSettings(encoder="resnet8", width=4, head="mlp", dim=6, classifier=True)
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -21,6 +21,25 @@ def test_outputs_are_feature_unit_embedding_and_logits() -> None:
     torch.testing.assert_close(embedding, head(feature) / head(feature).norm(dim=1, keepdim=True))
     torch.testing.assert_close(logits, model.get_submodule("classifier")(feature))
     assert logits.shape == (5, 3)
+
+
+def test_layers_come_on_request_alone_and_change_nothing_else() -> None:
+    model = build_model(SMALL, classes=3).eval()
+    plain, layered = model(IMAGES), model.layered(IMAGES)
+    assert plain.layers is None
+    for one, other in zip(plain[:3], layered[:3], strict=True):
+        assert torch.equal(one, other)
+    assert layered.layers is not None
+    assert [layer.shape for layer in layered.layers] == [(5, 4), (5, 8), (5, 16)]
+    assert layered.layers[-1] is layered.feature
+
+
+def test_an_encoder_without_stages_has_no_layers() -> None:
+    model = Model(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), None, nn.Linear(4, 2))
+    plain, layered = model(IMAGES), model.layered(IMAGES)
+    assert layered.layers is None
+    assert torch.equal(layered.feature, plain.feature)
+    assert torch.equal(layered.logits, plain.logits)
 
 
 def test_a_model_without_head_or_classifier_says_none() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spherood.models import ResNet
-from spherood.models.resnet import Depth, Pad
+from spherood.models.resnet import Depth, Pad, Shortcut
 
 DEPTHS: list[Depth] = ["resnet8", "resnet10", "resnet18", "resnet34", "resnet50"]
 BLOCKS = {
@@ -132,6 +132,31 @@ def test_the_feature_is_the_mean_over_all_places() -> None:
     net.get_submodule("layer3").register_forward_hook(lambda _, __, x: last.append(x))
     feature = net(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(feature, last[0].flatten(2).mean(dim=2))
+
+
+@pytest.mark.parametrize(
+    ("depth", "stem", "shortcut", "widths"),
+    [
+        ("resnet20", "cifar", "pad", (4, 8, 16)),
+        ("resnet18", "imagenet", "projection", (4, 8, 16, 32)),
+        ("resnet50", "cifar", "projection", (16, 32, 64, 128)),
+    ],
+)
+def test_the_pooled_stages_are_the_means_of_what_each_stage_gives_and_end_with_the_feature(
+    depth: Depth, stem: Literal["cifar", "imagenet"], shortcut: Shortcut, widths: tuple[int, ...]
+) -> None:
+    net = ResNet(depth, width=4, stem=stem, shortcut=shortcut).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps: list[torch.Tensor] = []
+    for stage in range(1, len(widths) + 1):
+        net.get_submodule(f"layer{stage}").register_forward_hook(lambda _, __, x: maps.append(x))
+    feature = net(images)
+    expected = [x.flatten(2).mean(dim=2) for x in maps]
+    pooled = net.pooled_stages(images)
+    assert tuple(layer.shape for layer in pooled) == tuple((2, width) for width in widths)
+    for ours, by_hook in zip(pooled, expected, strict=True):
+        torch.testing.assert_close(ours, by_hook)
+    assert torch.equal(pooled[-1], feature)
 
 
 def test_convolutions_start_with_the_deviation_of_he_et_al() -> None:

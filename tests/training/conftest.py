@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from spherood.losses import Terms
+from spherood.outputs import Outputs
 from spherood.schema import parse
 from spherood.training import Recipe, engine
 
@@ -72,9 +73,10 @@ def mylab(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module `mylab.losses` of a user, with losses of their own."""
     package, module = ModuleType("mylab"), ModuleType("mylab.losses")
     module.Squares, module.Indices, module.Broken = Squares, Indices, Broken  # type: ignore[attr-defined]
+    module.Whole, module.Owner, module.Timed = Whole, Owner, Timed  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mylab", package)
     monkeypatch.setitem(sys.modules, "mylab.losses", module)
-    Squares.seen, Indices.seen = [], []
+    Squares.seen, Indices.seen, Whole.seen, Whole.started, Timed.told = [], [], [], [], []
     return module
 
 
@@ -99,6 +101,64 @@ class Indices(Squares):
     """The same, with the index of the image for its label."""
 
     labels = "image"
+
+
+class Whole(nn.Module):
+    """Reads all outputs: how well a weight of its own turns the feature into the embedding; notes what it was given."""
+
+    reads = "outputs"
+    seen: list[Outputs]
+    started: list[list[tuple[Outputs, Tensor]]]
+
+    def __init__(self, *, dim: int, feature_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, dim * feature_dim).view(dim, feature_dim))
+
+    def start(self, batches: Iterable[tuple[Outputs, Tensor]]) -> None:
+        self.started.append(list(batches))
+
+    def forward(self, x: Outputs, label: Tensor) -> Terms:
+        assert x.embedding is not None
+        self.seen.append(Outputs(x.feature.detach(), x.embedding.detach()))
+        return Terms((x.feature @ self.weight.T - x.embedding).square().mean())
+
+
+class Owner(nn.Module):
+    """Cross-entropy of a classifier of its own, which the trained model gets doubled."""
+
+    reads = "feature"
+    views = 1
+
+    def __init__(self, *, classes: int, dim: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(dim, classes)
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.linspace(-1, 1, classes * dim).view(classes, dim))
+            self.classifier.bias.zero_()
+
+    def forward(self, x: Tensor, label: Tensor) -> Terms:
+        return Terms(nn.functional.cross_entropy(self.classifier(x), label))
+
+    @torch.no_grad()
+    def served_classifier(self) -> nn.Linear:
+        served = nn.Linear(self.classifier.in_features, self.classifier.out_features)
+        served.weight.copy_(2 * self.classifier.weight)
+        served.bias.copy_(self.classifier.bias)
+        return served
+
+
+class Timed(nn.Module):
+    """Mean square of the feature; notes which epochs it was told of."""
+
+    reads = "feature"
+    views = 1
+    told: list[int]
+
+    def at(self, epoch: int) -> None:
+        self.told.append(epoch)
+
+    def forward(self, x: Tensor, label: Tensor) -> Terms:
+        return Terms(x.square().mean())
 
 
 class Broken(nn.Module):

@@ -40,6 +40,24 @@ def test_what_was_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> Non
     assert weights_hash(found.build_model()) != weights_hash(build_model(checkpoint.recipe.model, 3, seed=0))
 
 
+def test_by_what_it_is_the_best_one_is_kept_and_older_files_do_not_say(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    replace(checkpoint, criterion=("k-NN", 0.875)).save(tmp_path / "best.pt")
+    assert Checkpoint.load(tmp_path / "best.pt").criterion == ("k-NN", 0.875)
+    checkpoint.save(tmp_path / "last.pt")
+    assert Checkpoint.load(tmp_path / "last.pt").criterion is None
+    older = rewritten(checkpoint, tmp_path / "older.pt", lambda content: content.pop("criterion"))
+    assert Checkpoint.load(older).criterion is None
+
+
+def test_losses_that_do_not_fit_are_listed(checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError) as told:
+        replace(checkpoint, losses={"0.prototypes": torch.rand(3, 7)}).build_model()
+    assert str(told.value) == (
+        "The checkpoint does not fit the losses: 0.prototypes has shape (3, 7), expected (3, 6). "
+        "Was it made with another recipe?"
+    )
+
+
 def test_a_failure_while_saving_leaves_the_old_file_and_no_other(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

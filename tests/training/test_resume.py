@@ -106,6 +106,19 @@ def test_a_second_signal_stops_at_once_and_the_handlers_are_given_back(
     assert Checkpoint.load(tmp_path / "run" / LAST).epoch == 1
 
 
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_run_in_parts_of_a_batch_goes_on_to_the_same_bits(
+    digits: Path, tmp_path: Path, recipe: Make, before_step: Hook, assert_same_run: Same, at: int
+) -> None:
+    ours = recipe(training={"epochs": 3, "batch": 8, "micro_batch": 3})
+    train(ours, tmp_path / "whole", digits)
+    signal_at(before_step, {at})
+    with pytest.raises(TrainingError, match="Stopped after"):
+        train(ours, tmp_path / "run", digits)
+    train(ours, tmp_path / "run", digits, resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 class Cut(BaseException):
     """Stands for a kill, or a machine that goes down."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from spherood.errors import ConfigError
 from spherood.schema import parse
+from spherood.training import Recipe, train
 from spherood.training.schedule import Schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lr_schedule.npz"
@@ -70,11 +72,53 @@ def test_it_starts_low_never_leaves_its_range_and_jumps_nowhere(
         np.testing.assert_allclose(climb, climb[0], rtol=1e-6, atol=1e-12 * lr)  # the last step lands on the cosine
 
 
+@given(
+    lr=st.floats(1e-6, 10),
+    lowest=st.none() | st.floats(0, 1),
+    warmup=st.floats(0, 50),
+    epochs=st.integers(1, 40),
+    steps_per_epoch=st.integers(1, 20),
+)
+def test_it_is_never_negative(
+    lr: float, lowest: float | None, warmup: float, epochs: int, steps_per_epoch: int
+) -> None:
+    low = None if lowest is None else lowest * lr
+    found = rates(Schedule(lr=lr, warmup_epochs=warmup, lowest=low), epochs, steps_per_epoch)
+    assert min(found) > 0
+    assert min(found) >= (lr / 1000 if low is None else low) * (1 - 1e-12) or min(found) == found[0] == 1e-3
+
+
+def test_it_starts_at_a_thousandth_peaks_where_the_warm_up_ends_and_comes_down_to_the_lowest() -> None:
+    schedule = Schedule(lr=0.5, warmup_epochs=2, lowest=0.01)
+    found = rates(schedule, 10, steps_per_epoch=50)
+    assert found[0] == 1e-3
+    assert np.argmax(found) == 100
+    assert found[100] == pytest.approx(0.01 + 0.49 * (1 + cos(pi / 5)) / 2)
+    assert schedule.at(500, 500, 50) == pytest.approx(0.01)  # the step after the last
+    assert found[-1] == pytest.approx(0.01, rel=1e-3)
+    assert Schedule(lr=0.5).at(500, 500, 50) == pytest.approx(0.0005)  # by default a thousandth of the peak
+
+
+def test_a_run_says_where_it_is_too_short_for_the_warm_up(
+    digits: Path, tmp_path: Path, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = {"every": 0}
+    train(recipe(schedule={"warmup_epochs": 10}, validation=quiet), tmp_path / "short", digits)
+    note = "schedule.warmup_epochs=10 is more than half of the run: the warm-up takes 9 of 18 steps."
+    assert f"note: {note}\n" in capsys.readouterr().err
+    assert Schedule(warmup_epochs=10).shortened(18, 6) == note
+    train(recipe(schedule={"warmup_epochs": 1.5}, validation=quiet), tmp_path / "long", digits)
+    assert "note:" not in capsys.readouterr().err
+    assert Schedule(warmup_epochs=1.5).shortened(18, 6) == ""
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"lr": 0}, "schedule.yaml: lr: Input should be greater than 0"),
         ({"warmup_epochs": -1}, "warmup_epochs: Input should be greater than or equal to 0"),
+        ({"lowest": -0.1}, "lowest: Input should be greater than or equal to 0"),
+        ({"rule": "cider"}, "rule: Input should be 'cosine', 'cider-as-released', 'openood-as-released' or 'palm-as"),
         ({"warmup": 3}, "there is no key 'warmup' here. Did you mean 'warmup_epochs'?"),
     ],
 )

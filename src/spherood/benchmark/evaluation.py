@@ -17,7 +17,7 @@ from spherood import calibration, metrics
 from spherood.benchmark.accuracy import id_accuracy
 from spherood.benchmark.protocol import Protocol
 from spherood.benchmark.result import MEANS, Evaluation, Interval, Kind, Metrics, Rate, ScoreResult, Scores, Sweep
-from spherood.benchmark.scores import Detectors, build_scores, choose, fit_all, score_all, too_large
+from spherood.benchmark.scores import Detectors, build_scores, choose, fit_all, reads_layers, score_all, too_large
 from spherood.benchmark.sets import Images, Sets, check_subject, find_images, pooled, read_sets
 from spherood.benchmark.subject import Subject
 from spherood.bundle.manifest import shared_confidence
@@ -65,7 +65,8 @@ def evaluate(
     tried = max(map(len, candidates.values()), default=1)
     images = find_images(protocol, data, full_spectrum=full_spectrum, tried=tried, without=without)
     check_subject(subject, images, protocol)
-    return measure(subject, protocol, images, read_sets(subject, images, protocol, store), candidates)
+    sets = read_sets(subject, images, protocol, store, layers=reads_layers(candidates))
+    return measure(subject, protocol, images, sets, candidates)
 
 
 def measure(
@@ -96,7 +97,8 @@ def measure(
         for text in chosen
     }
     test = pooled([sets.test, *sets.csid.values()], "ID test")
-    bank = next((one.bank for one in flat.values() if isinstance(one, KNN)), None)
+    whole = (one for one in flat.values() if isinstance(one, KNN) and one.per_class is None)
+    bank = next((one.bank for one in whole if one.storage == "float32"), None)  # row i is image i of `train`
     evaluation = Evaluation(
         model=subject.name,
         protocol=protocol.name,

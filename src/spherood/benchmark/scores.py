@@ -30,12 +30,17 @@ def build_scores(scores: Sequence[str]) -> dict[str, Detectors]:
     }
 
 
+def reads_layers(candidates: Mapping[str, Detectors]) -> bool:
+    """Whether one of the scores reads inner layers, which are extracted only then."""
+    return any(detector.reads == "layers" for some in candidates.values() for detector in some.values())
+
+
 def _expanded(text: str) -> list[str]:
-    name, *settings = text.split(":")
+    name, *settings = naming.split_unquoted(text, ":")
     choices = []
     for setting in settings:
         key, equals, value = setting.partition("=")
-        values = value.split("/")
+        values = naming.split_unquoted(value, "/")
         if "" in values and len(values) > 1:
             raise ConfigError(f"'{text}': a sweep separates values by one slash: {name}:{key}=50/100.")
         choices.append([f"{key}{equals}{one}" for one in values])
@@ -43,15 +48,14 @@ def _expanded(text: str) -> list[str]:
 
 
 def fit_all(detectors: Mapping[str, Detector], train: Stored, classifier: torch.nn.Linear | None) -> None:
-    """Fit every detector on the ID training set; k-NN of any k share one bank."""
-    widest = _widest(detectors)
-    if widest is not None:
-        widest.fit(train.batches())
+    """Fit every detector on the ID training set; k-NN of any k that keep the same rows alike share one bank."""
+    for some in _banks(detectors):
+        widest = _widest(some).fit(train.batches())
+        for one in some.values():
+            one.share(widest)
     for detector in detectors.values():
         if not isinstance(detector, KNN):
             detector.fit(train.batches(), classifier=classifier)
-        elif widest is not None:
-            detector.share(widest)
 
 
 def too_large(detectors: Mapping[str, Detector], train: Stored) -> list[str]:
@@ -61,26 +65,25 @@ def too_large(detectors: Mapping[str, Detector], train: Stored) -> list[str]:
         f"{text}: k reaches the {least:,} training images of the rarest class, where the AUROC of k-NN falls and then "
         f"inverts. Use a k well below {least:,}."
         for text, detector in detectors.items()
-        if isinstance(detector, KNN) and detector.k >= least
+        if isinstance(detector, KNN) and detector.k >= min(least, detector.per_class or least)
     ]
 
 
 def score_all(detectors: Mapping[str, Detector], sets: Mapping[str, Stored]) -> dict[str, dict[str, Scores]]:
     """Score -> set -> scores (N,)."""
     parts: dict[str, dict[str, list[Scores]]] = {text: {name: [] for name in sets} for text in detectors}
-    neighbours = {text: detector for text, detector in detectors.items() if isinstance(detector, KNN)}
-    widest = _widest(detectors)
+    banks = _banks(detectors)
     what = f"{len(detectors)} scores" if len(detectors) > 1 else "score"
     with progress(what, sum(len(stored.images) for stored in sets.values())) as advance:
         for name, stored in sets.items():
             for start in range(0, len(stored.images), TILE):
                 rows = stored.outputs.rows(start, start + TILE)
-                if widest is not None:
-                    found = widest.score_at(rows, [detector.k for detector in neighbours.values()])
-                    for text, column in zip(neighbours, found.double().numpy().T, strict=True):
+                for some in banks:
+                    found = _widest(some).score_at(rows, [detector.k for detector in some.values()])
+                    for text, column in zip(some, found.double().numpy().T, strict=True):
                         parts[text][name].append(column.copy())
                 for text, detector in detectors.items():
-                    if text not in neighbours:
+                    if not isinstance(detector, KNN):
                         parts[text][name].append(detector.score(rows).double().numpy())
                 advance(len(rows.feature))
     return {text: {name: np.concatenate(some) for name, some in of.items()} for text, of in parts.items()}
@@ -95,6 +98,15 @@ def choose(candidates: Mapping[str, Detector], scored: Mapping[str, Mapping[str,
     return Sweep(max(found, key=lambda text: found[text]), found, tuple(ood))
 
 
-def _widest(detectors: Mapping[str, Detector]) -> KNN | None:
+def _banks(detectors: Mapping[str, Detector]) -> list[dict[str, KNN]]:
+    """The k-NN, those together that keep the same rows in the same type."""
+    found: dict[tuple[object, ...], dict[str, KNN]] = {}
+    for text, one in detectors.items():
+        if isinstance(one, KNN):
+            found.setdefault((one.storage, one.per_class, one.seed), {})[text] = one
+    return list(found.values())
+
+
+def _widest(some: Mapping[str, KNN]) -> KNN:
     """The k-NN with the largest k: its neighbours hold those of every smaller k."""
-    return max((one for one in detectors.values() if isinstance(one, KNN)), key=lambda one: one.k, default=None)
+    return max(some.values(), key=lambda one: one.k)

@@ -113,14 +113,16 @@ def check_subject(subject: Subject, images: Images, protocol: Protocol) -> None:
     )
 
 
-def read_sets(subject: Subject, images: Images, protocol: Protocol, store: FeatureStore) -> Sets:
-    """The features of every set, computed where they are not stored yet."""
+def read_sets(
+    subject: Subject, images: Images, protocol: Protocol, store: FeatureStore, *, layers: bool = False
+) -> Sets:
+    """The features of every set, computed where they are not stored yet; layers too, where a score reads them."""
 
     def read(found: ImageSet) -> Stored:
         preprocess = subject.preprocess
         if found.name in protocol.as_is:
             preprocess = preprocess.model_copy(update={"resize": "none", "short_side": None})
-        stored = store.read(subject.model, preprocess, found)
+        stored = store.read(subject.model, preprocess, found, layers=layers)
         for name, why in list(stored.unreadable.items())[:5]:
             print(f"skipped: {name}: {why}", file=sys.stderr)
         if stored.unreadable:

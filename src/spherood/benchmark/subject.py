@@ -12,7 +12,7 @@ from torch import nn
 
 from spherood.benchmark.protocol import Protocol
 from spherood.bundle.bundle import Bundle
-from spherood.bundle.encoder import foreign_encoder, function_encoder, run_encoder, timm_encoder
+from spherood.bundle.encoder import foreign_encoder, function_encoder, is_of_a_run, run_encoder, timm_encoder
 from spherood.bundle.manifest import MANIFEST
 from spherood.bundle.origin import Origin
 from spherood.data import Preprocess
@@ -45,6 +45,8 @@ def find_subjects(text: str, run: Path, protocol: Protocol, epoch: int | None = 
     ConfigError where nothing of that name is found, CheckpointError where a file does not fit.
     """
     path = Path(text)
+    if is_of_a_run(path):
+        return [_run(path.parent.parent, protocol, path)]
     if path.is_file():
         return [_foreign(path, protocol)]
     for folder in (run, path):
@@ -58,8 +60,8 @@ def find_subjects(text: str, run: Path, protocol: Protocol, epoch: int | None = 
     return [Subject(found.name, found.model, found.preprocess, found.classes, found.origin)]
 
 
-def _run(folder: Path, protocol: Protocol) -> Subject:
-    found, recipe = run_encoder(folder), Checkpoint.load(folder / LAST).recipe
+def _run(folder: Path, protocol: Protocol, file: Path | None = None) -> Subject:
+    found, recipe = run_encoder(folder, file), Checkpoint.load(file or folder / LAST).recipe
     return Subject(
         name=found.name,
         model=found.model,

@@ -291,7 +291,8 @@ class Bundle:
                 else f"the bundle holds no network: it reads {reads}. Pass {reads} (N, "
                 f"{self.detector.width or 'C'}), or wrap your network: spherood.Guard(model, bundle)."
             )
-        return infer(self.model, torch.from_numpy(pixels), self.preprocess)
+        layers = self.detector.reads == "layers"
+        return infer(self.model, torch.from_numpy(pixels), self.preprocess, layers=layers)
 
     def thumbnail(self, neighbour: Neighbour) -> Image.Image:
         """The small image of a neighbour; ConfigError where the bundle keeps none."""
@@ -352,6 +353,8 @@ class Bundle:
         if self.detector.reads == "feature":
             return Outputs(rows)
         unknown = rows.new_empty(len(rows), 0)
+        if self.detector.reads == "layers":
+            return Outputs(unknown, layers=(rows,))
         return Outputs(unknown, logits=rows) if self.detector.reads == "logits" else Outputs(unknown, embedding=rows)
 
     def _pixels(self, image: Picture) -> NDArray[np.uint8]:

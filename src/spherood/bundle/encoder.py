@@ -18,7 +18,7 @@ from spherood.models import Model, ModelSettings, build_model, load_state, read_
 from spherood.models.custom import from_function, from_timm, timm_network
 from spherood.models.foreign import SUFFIXES, Normalise
 from spherood.schema import parse
-from spherood.training.checkpoint import LAST, Checkpoint
+from spherood.training.checkpoint import BEST, LAST, Checkpoint
 
 Contents = dict[str, tuple[str, Callable[[Path], None]]]
 
@@ -55,7 +55,9 @@ def find_encoder(
         return onnx_encoder(path, preprocess, feature, logits)
     if feature or logits:
         raise ConfigError(f"{wanted_by}: {text} is no .onnx file, and only such a file has outputs by name.")
-    if path.is_file():
+    if is_of_a_run(path):
+        found = run_encoder(path.parent.parent, path)
+    elif path.is_file():
         found = foreign_encoder(path, None if preprocess is None else (preprocess.mean, preprocess.std))
     elif folder := next((one for one in (run, path) if (one / LAST).is_file()), None):
         found = run_encoder(folder)
@@ -66,13 +68,19 @@ def find_encoder(
     return found if preprocess is None else replace(found, preprocess=preprocess)
 
 
-def run_encoder(folder: Path) -> Encoder:
-    """The trained network of a run."""
-    checkpoint = Checkpoint.load(folder / LAST)
-    recipe = checkpoint.recipe
-    origin = origin_of(recipe.model, len(checkpoint.classes))
-    model = checkpoint.build_model()
-    return Encoder(folder.name, model, recipe.preprocess, checkpoint.classes, origin, recipe.data)
+def is_of_a_run(path: Path) -> bool:
+    """Whether this file is one of the checkpoints that `spherood train` leaves in a run."""
+    return path.is_file() and path.parent.name == LAST.parent.name and path.name in (LAST.name, BEST.name)
+
+
+def run_encoder(folder: Path, file: Path | None = None) -> Encoder:
+    """The trained network of a run, by default of its last checkpoint."""
+    checkpoint = Checkpoint.load(file or folder / LAST)
+    recipe, model = checkpoint.recipe, checkpoint.build_model()
+    settings = recipe.model.model_copy(update={"classifier": model.classifier is not None})  # a loss may bring its own
+    name = folder.absolute().name if file is None else f"{folder.absolute().name} {file.stem}"
+    origin = origin_of(settings, len(checkpoint.classes))
+    return Encoder(name, model, recipe.preprocess, checkpoint.classes, origin, recipe.data)
 
 
 def origin_of(settings: ModelSettings, outputs: int) -> ResNetOrigin:

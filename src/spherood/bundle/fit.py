@@ -210,7 +210,7 @@ def halve(detector: Detector) -> None:
     """Round the bank of every k-NN in it to half precision, in place."""
     for part in detector.modules():
         if isinstance(part, KNN):
-            part.bank = part.bank.half().float()
+            part.bank = part.bank.half().to(part.bank.dtype)
 
 
 def _choose(
@@ -235,7 +235,9 @@ def _choose(
             "one score, give validation OOD, or label the rows."
         )
     if fitted := [
-        name for name, one in built.items() if one.reads != "feature" or one.needs_classifier or isinstance(one, Scorer)
+        name
+        for name, one in built.items()
+        if one.reads not in ("feature", "layers") or one.needs_classifier or isinstance(one, Scorer)
     ]:
         raise ConfigError(
             f"{fitted[0]}: knows the classes that would be hidden from it, so it cannot be chosen without OOD. Give "

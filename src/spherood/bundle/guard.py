@@ -40,6 +40,11 @@ class Guard:
             raise ConfigError(
                 "Guard: the bundle reads embeddings. Say which layer gives them: Guard(model, bundle, layer=...)."
             )
+        if reads == "layers":
+            raise ConfigError(
+                "Guard: the bundle reads several layers, and a guard takes one. Use bundle.predict(images), or a "
+                "bundle whose score reads the feature."
+            )
         if layer is not None or reads == "feature":
             self._tap = _Tap("Guard", model, layer, bundle.detector.width)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,10 +54,14 @@ def read_detector(score: Score, learned: Mapping[str, Tensor], where: str, trust
 
 
 def foreign_scores(score: Score) -> list[str]:
-    """Import paths that building a score would import: its own, and those of the scores that it combines."""
-    combined = score.with_.get("scores", ())
-    names = [score.use, *(naming.parse_spec(text)[0] for text in combined if isinstance(text, str))]
-    return [name for name in names if ":" in name]
+    """Import paths that building a score would import: its own, and those of the scores that it is made of."""
+    return _foreign(score.use, score.with_)
+
+
+def _foreign(name: str, settings: Mapping[str, Any]) -> list[str]:
+    inner = [*settings.get("scores", ()), settings.get("score")]  # of `combined`, of `layers`
+    found = [_foreign(*naming.parse_spec(text)) for text in inner if isinstance(text, str)]
+    return [*([name] if ":" in name else []), *chain(*found)]
 
 
 def names_file(names: Sequence[str]) -> Contents:

@@ -71,6 +71,8 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     encoder = reader.encoder
     for path in wanted.paths:
         check(path, None if encoder is None else encoder.name)
+    asked = [naming.build("detectors", *naming.parse_spec(text)) for text in wanted.scores or ()]
+    reader = replace(reader, layers=any(one.reads == "layers" for one in asked))
     known, group = reader.read(wanted.known, "known", labels=wanted.labels, group_by=wanted.group_by)
 
     def further(path: Path, name: str) -> Rows:

@@ -110,7 +110,7 @@ class Manifest(Strict):
     classes: tuple[str, ...]
     model: Origin | None  # None: it reads features that someone else computes
     preprocess: Preprocess | None
-    reads: str  # feature, embedding or logits
+    reads: str  # feature, embedding, logits or layers
     width: int | None  # columns of what it reads
     score: Score
     promise: Promise

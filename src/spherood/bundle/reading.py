@@ -40,6 +40,7 @@ class Reader:
     encoder: Encoder | None
     store: FeatureStore
     root: Path = Path()  # where the paths of an image list start from
+    layers: bool = False  # inner layers too
 
     def read(
         self, path: Path, name: str, *, labels: Path | None = None, group_by: str | None = None
@@ -56,7 +57,7 @@ class Reader:
             raise ConfigError(f"{labels}: labels of images are their folders. --labels goes with features.")
         images = self._images(path, name)
         group = None if group_by is None else _groups(group_by, images)
-        stored = self.store.read(self.encoder.model, self.encoder.preprocess, images)
+        stored = self.store.read(self.encoder.model, self.encoder.preprocess, images, layers=self.layers)
         for image, why in list(stored.unreadable.items())[:SHOWN]:
             print(f"skipped: {image}: {why}", file=sys.stderr)
         if stored.unreadable:

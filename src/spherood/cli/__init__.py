@@ -14,6 +14,7 @@ from spherood.cli.evaluate import evaluate
 from spherood.cli.export import export
 from spherood.cli.fit import fit
 from spherood.cli.hub import pull, push
+from spherood.cli.report import report
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
@@ -33,7 +34,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, compare, fit, score, export, push, pull):
+for command in (demo, train, evaluate, compare, report, fit, score, export, push, pull):
     app.command()(command)
 
 

@@ -46,7 +46,7 @@ def demo(
     from spherood.training.log import read_log
     from spherood.training.recipe import load_recipe
 
-    for module in ("sklearn", "lightning_fabric", "altair"):
+    for module in ("sklearn", "altair"):
         optional(module, "demo", "spherood demo")  # before the work, not after it
     started = time.monotonic()
     torch.set_num_threads(1)  # nearly as fast with so small a network, and the same figures on any number of cores

@@ -69,15 +69,16 @@ def evaluate(
     """
     from spherood.benchmark.evaluation import measure
     from spherood.benchmark.protocol import load_protocol
-    from spherood.benchmark.scores import build_scores
+    from spherood.benchmark.scores import build_scores, reads_layers
     from spherood.benchmark.sets import check_subject, find_images, read_sets
     from spherood.benchmark.subject import find_subjects
     from spherood.errors import optional
     from spherood.features import FeatureStore
     from spherood.models import choose_device
+    from spherood.naming import split_unquoted
 
     chosen = load_protocol(protocol)  # a misspelt name costs nothing
-    wanted = [text.strip() for text in scores.split(",") if text.strip()] if scores else list(chosen.scores)
+    wanted = [text.strip() for text in split_unquoted(scores, ",") if text.strip()] if scores else list(chosen.scores)
     candidates = build_scores(wanted)
     if save_scores:
         optional("pyarrow.parquet", "parquet", "--save-scores")
@@ -96,7 +97,7 @@ def evaluate(
         check_subject(subject, images, chosen)
     for subject in subjects:
         subject.model.to(choose_device(device))
-        sets = read_sets(subject, images, chosen, store)
+        sets = read_sets(subject, images, chosen, store, layers=reads_layers(candidates))
         if store.processes.first:
             evaluated.append(measure(subject, chosen, images, sets, build_scores(wanted)))
     if evaluated:

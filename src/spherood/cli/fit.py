@@ -95,6 +95,7 @@ def fit(
     from spherood.errors import optional
     from spherood.features import FeatureStore
     from spherood.models import choose_device
+    from spherood.naming import split_unquoted
     from spherood.report import write_page
     from spherood.report.guard import describe_guard, why_no_page
     from spherood.schema import parse, read_yaml
@@ -108,7 +109,7 @@ def fit(
         test=test,
         ood=_named("--ood", ood),
         validation_ood=_named("--validation-ood", validation_ood),
-        scores=[one.strip() for one in scores.split(",") if one.strip()] if scores else None,
+        scores=[one.strip() for one in split_unquoted(scores, ",") if one.strip()] if scores else None,
         false_alarm_rate=false_alarm_rate,
         confidence=confidence,
         by_class=by_class,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spherood.cli.options import Data, Device, run_folder
-from spherood.errors import ConfigError
+from spherood.errors import ConfigError, MissingExtraError
 
 
 def train(
@@ -37,5 +38,22 @@ def train(
     folder = run_folder(run or loaded.name)
     engine.train(loaded, folder, data, resume=resume, device=device)
     print(f"trained: {folder / 'checkpoints' / 'last.pt'}")
+    _draw(folder)
     words = ["spherood", "evaluate", str(folder), "--protocol", loaded.protocol or "PROTOCOL", "--data", str(data)]
     print(f"next: {shlex.join(words)}")
+
+
+def _draw(folder: Path) -> None:
+    """The page of the run, by one process. The run is trained with or without the charts' libraries."""
+    from spherood.processes import Processes
+    from spherood.report.run import read_run
+    from spherood.report.training import PAGE, write_training_page
+
+    if not Processes.join().first:
+        return
+    try:
+        write_training_page(folder / PAGE, read_run(folder))
+    except MissingExtraError as error:
+        print(f"no page: {error}", file=sys.stderr)
+    else:
+        print(f"page: {folder / PAGE}")

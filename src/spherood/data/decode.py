@@ -27,12 +27,18 @@ SILENT = ("ignore", None, Image.DecompressionBombWarning, None, 0)  # as `warnin
 SCALE = "only their owner knows which scaling is right. Convert the picture to 8 bits yourself."
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """The picture in a file, as RGB; ImageError names the file and the reason where there is none."""
+def read_rgb(path: Path, at_least: int | None = None) -> Image.Image:
+    """The picture in a file, as RGB; ImageError names the file and the reason where there is none.
+
+    at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side falls below so many pixels: two
+    to four times as fast, and not quite the pixels of a resize; for training, never for what is measured.
+    """
     if warnings.filters[:1] != [SILENT]:  # threads decode: catch_warnings in one would undo what another has set
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(path) as image:
+            if at_least is not None:
+                image.draft("RGB", (at_least, at_least))
             return rgb(image)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None

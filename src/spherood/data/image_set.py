@@ -34,10 +34,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int) -> Image.Image:
-        """The picture number `index`, as RGB; ImageError where the file is none."""
+    def read(self, index: int, at_least: int | None = None) -> Image.Image:
+        """The picture number `index`, as RGB; ImageError where the file is none. at_least: see `read_rgb`."""
         image = self.images[index]
-        return read_rgb(image) if isinstance(image, Path) else Image.fromarray(image)
+        return read_rgb(image, at_least) if isinstance(image, Path) else Image.fromarray(image)
 
     def thumbnails(self, side: int) -> list[bytes]:
         """Every picture as a JPEG of at most (side, side) pixels."""

@@ -5,12 +5,14 @@ from spherood.detectors.combined import Combined
 from spherood.detectors.detector import Detector
 from spherood.detectors.dice import DICE
 from spherood.detectors.energy import Energy
+from spherood.detectors.faiss_knn import FaissKNN
 from spherood.detectors.fdbd import FDBD
 from spherood.detectors.gen import GEN
 from spherood.detectors.gradnorm import GradNorm
 from spherood.detectors.kl_matching import KLMatching
 from spherood.detectors.knn import KNN
 from spherood.detectors.kpca import KPCA
+from spherood.detectors.layers import Layers
 from spherood.detectors.mahalanobis import Mahalanobis
 from spherood.detectors.max_logit import MaxLogit
 from spherood.detectors.msp import MSP
@@ -48,8 +50,10 @@ __all__ = [
     "Combined",
     "Detector",
     "Energy",
+    "FaissKNN",
     "GradNorm",
     "KLMatching",
+    "Layers",
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",

@@ -24,6 +24,7 @@ class ASH(Detector):
     """``ASH(percentile=90).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
 

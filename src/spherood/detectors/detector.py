@@ -6,7 +6,7 @@ All that was learned sits in buffers, so `state_dict`, `.to()` and export work a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -30,8 +30,9 @@ SCORE_ROWS = 8192  # rows scored at once: bounds the memory of a product with ba
 class Detector(nn.Module, ABC):
     """Subclasses say what they read, and give `fit` and `forward`; see detectors/mahalanobis.py for a short one."""
 
-    reads: ClassVar[Literal["feature", "embedding", "logits"]] = "feature"
+    reads: ClassVar[Literal["feature", "embedding", "logits", "layers"]] = "feature"
     needs_classifier: ClassVar[bool] = False  # `fit` reads the weights of the model's classifier
+    laws: ClassVar[tuple[str, ...]] = ("permutation",)  # that hold by default; spherood.testing tries them
 
     @abstractmethod
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
@@ -76,7 +77,7 @@ class Detector(nn.Module, ABC):
 
     @property
     def rows_read(self) -> str:
-        """`features`, `embeddings` or `logits`, for messages."""
+        """`features`, `embeddings`, `logits` or `layers`, for messages."""
         return self.reads.removesuffix("s") + "s"
 
     @property
@@ -126,16 +127,18 @@ class Detector(nn.Module, ABC):
             part = getattr(x, self.reads)
             if part is None:
                 raise ConfigError(f"{where}: reads {self.reads}, which this model does not have.")
-            x = part
-        rows = as_tensor(x)  # type: ignore[arg-type]
+            x = _side_by_side(part, where) if self.reads == "layers" else part
+        rows = as_tensor(x)
         if rows.ndim != 2 or not rows.is_floating_point():
             raise ShapeError(
                 f"{where}: expected floating {self.rows_read} (B, D), got {rows.dtype} of shape {tuple(rows.shape)}."
             )
         rows = at_least_float32(rows.detach())
-        finite = rows.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            bad = (~finite).nonzero().flatten()
+        if not bool(rows.sum(dim=1).isfinite().all()):  # a twentieth of the time; a sum may overflow where no row does
+            bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
+        else:
+            bad = rows.new_empty(0)
+        if len(bad):
             raise ShapeError(
                 f"{where}: {len(bad)} of {len(rows)} rows hold NaN or infinity, the first is row {int(bad[0])}. "
                 "Drop them, or look for the image or the layer they come from."
@@ -157,6 +160,17 @@ class Detector(nn.Module, ABC):
 def as_tensor(x: Array) -> Tensor:
     """x as a tensor; a copy where torch cannot share its memory: a read-only map, a reversed view."""
     return torch.as_tensor(np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x)
+
+
+def _side_by_side(layers: Sequence[Array], where: str) -> Tensor:
+    """Features of L layers, each (B, F_i), as rows (B, sum F_i)."""
+    shapes = [tuple(layer.shape) for layer in layers]
+    if not layers or any(len(shape) != 2 or shape[0] != shapes[0][0] for shape in shapes):
+        raise ShapeError(
+            f"{where}: expected layers (B, F_i), got {', '.join(map(str, shapes)) or 'none'}. Give each as many rows, "
+            "and a map its mean: map.mean(dim=(2, 3))."
+        )
+    return torch.cat([as_tensor(layer) for layer in layers], dim=1)
 
 
 def _check_label(label: Array, rows: Tensor, where: str) -> Tensor:

@@ -25,6 +25,7 @@ class DICE(Detector):
     """``DICE(percentile=90).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D), zero where it was cut
     bias: Tensor  # (C,)
 

@@ -21,6 +21,7 @@ class Energy(Detector):
     """``Energy(temperature=1.0).score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
 
     def __init__(self, *, temperature: float = 1.0) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class FDBD(Detector):
     """``FDBD(denominator="distance").fit(feature, classifier=classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation", "rotation")
     mean: Tensor  # (D,), m
     weight: Tensor  # (C, D), W
     bias: Tensor  # (C,), b

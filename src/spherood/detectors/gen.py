@@ -26,6 +26,7 @@ class GEN(Detector):
     """``GEN(gamma=0.1, m=100).score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
 
     def __init__(self, *, gamma: float = 0.1, m: int = 100) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class GradNorm(Detector):
     """``GradNorm().fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
 

@@ -26,6 +26,7 @@ class KLMatching(Detector):
     """``KLMatching().fit(logits).score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
     log_typical: Tensor  # (C, C), log q_c
 
     def __init__(self) -> None:

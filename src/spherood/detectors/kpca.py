@@ -33,6 +33,7 @@ Kernel = Literal["cosine", "gaussian"]
 class KPCA(Detector):
     """``KPCA(ratio=0.85).fit(feature).score(feature)``."""
 
+    laws = ("permutation", "rotation", "scale")  # of the cosine kernel; the frequencies of the gaussian one do not turn
     mean: Tensor  # (M,)
     direction: Tensor  # (M, q), U
     frequency: Tensor  # (M, D), O; gaussian only, as is the phase

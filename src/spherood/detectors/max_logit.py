@@ -19,6 +19,7 @@ class MaxLogit(Detector):
     """``MaxLogit().score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
 
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Nothing to learn."""

@@ -21,6 +21,7 @@ class MSP(Detector):
     """``MSP().score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
 
     def fit(self, x: Features, label: Array | None = None, classifier: Classifier = None) -> Self:
         """Nothing to learn."""

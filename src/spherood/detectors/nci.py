@@ -26,6 +26,7 @@ class NCI(Detector):
     """``NCI(alpha=1e-4).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     mean: Tensor  # (D,)

@@ -30,6 +30,7 @@ class NNGuide(Detector):
     """``NNGuide(k=100, fraction=0.01).fit(feature, classifier=classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("rotation",)  # which rows the bank holds depends on their order
     bank: Tensor  # (N, D), b_j
     weight: Tensor  # (C, D), W
     bias: Tensor  # (C,), b

@@ -23,6 +23,7 @@ from spherood.sphere import ClassMeans, normalize
 class PrototypeCosine(Detector):
     """``PrototypeCosine().fit(feature, label).score(feature)``."""
 
+    laws = ("permutation", "rotation", "scale")
     prototype: Tensor  # (C, D), unit rows
 
     def __init__(self) -> None:

@@ -27,6 +27,7 @@ class ReAct(Detector):
     """``ReAct(percentile=90).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     limit: Tensor  # (), t

@@ -29,6 +29,7 @@ class Relation(Detector):
     """``Relation(power=1.0).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation", "rotation")
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     known_unit: Tensor  # (N, D), u_i

@@ -28,6 +28,7 @@ class Residual(Detector):
     """``Residual(dim=None).fit(feature, classifier=classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation", "rotation")
     origin: Tensor  # (D,), o
     basis: Tensor  # (D, D - dim), R
 

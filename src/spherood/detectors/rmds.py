@@ -23,6 +23,8 @@ from spherood.detectors.mahalanobis import Mahalanobis, class_moments
 class RMDS(Detector):
     """``RMDS(unit=False).fit(feature, label).score(feature)``."""
 
+    laws = ("permutation", "rotation", "scale")
+
     def __init__(self, *, unit: bool = False) -> None:
         super().__init__()
         self.unit = unit

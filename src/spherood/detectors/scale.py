@@ -27,6 +27,7 @@ class SCALE(Detector):
     """``SCALE(percentile=85).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
 

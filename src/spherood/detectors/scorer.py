@@ -34,6 +34,8 @@ DELEGATES = {"sklearn.model_selection._search.BaseSearchCV", "sklearn.frozen._fr
 class Scorer(Detector):
     """``Scorer(IsolationForest().fit(feature)).score(feature)``. higher: what a high g means, where it is not known."""
 
+    laws = ()  # those of the object are its own
+
     def __init__(self, fitted: Any, *, higher: Higher | None = None) -> None:
         super().__init__()
         self.fitted = fitted
@@ -82,8 +84,8 @@ class Scorer(Detector):
 
     @property
     def wrapped(self) -> str:
-        """The name of the object's class."""
-        return type(self.fitted).__name__
+        """The name of the object's class, or the one that an adapter says."""
+        return getattr(self.fitted, "shown_as", type(self.fitted).__name__)
 
     @property
     def name(self) -> str:

@@ -27,6 +27,7 @@ class SHE(Detector):
     """``SHE(metric="inner").fit(feature, label, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation", "rotation")
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     pattern: Tensor  # (C, D), s_c

@@ -24,6 +24,7 @@ from spherood.sphere import Moments, normalize
 class SSD(Detector):
     """``SSD().fit(feature).score(feature)``."""
 
+    laws = ("permutation", "rotation", "scale")
     factor: Tensor  # (D,), 1 / sigma
 
     def __init__(self) -> None:

@@ -29,6 +29,7 @@ class TemperatureMSP(Detector):
     """``TemperatureMSP().fit(held_out_logits, label).score(logits)``."""
 
     reads = "logits"
+    laws = ("permutation",)
     temperature: Tensor  # (), T
 
     def __init__(self) -> None:

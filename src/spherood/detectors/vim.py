@@ -28,6 +28,7 @@ class ViM(Detector):
     """``ViM(dim=None).fit(feature, classifier=classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation", "rotation")
     origin: Tensor  # (D,), o
     basis: Tensor  # (D, D - dim), alpha R
     weight: Tensor  # (C, D), W

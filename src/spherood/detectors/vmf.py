@@ -29,6 +29,7 @@ from spherood.sphere import normalize
 class VMF(Detector):
     """``VMF(temperature=0.1).fit(feature, label).score(feature)``."""
 
+    laws = ("permutation", "rotation", "scale")
     weight: Tensor  # (C, D), mu_c / tau
 
     def __init__(self, *, temperature: float = 0.1) -> None:

@@ -27,6 +27,7 @@ class VRA(Detector):
     """``VRA(low=10, high=90).fit(feature, classifier=model.classifier).score(feature)``."""
 
     needs_classifier = True
+    laws = ("permutation",)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     limits: Tensor  # (2,), t_low and t_high

@@ -29,11 +29,11 @@ from spherood.data.image_set import ImageSet
 from spherood.data.loading import blocks
 from spherood.data.preprocess import Preprocess
 from spherood.errors import DataError
-from spherood.processes import Processes
 from spherood.files import write_json
 from spherood.models import infer, weights_hash
 from spherood.models.custom import source_of
 from spherood.outputs import Outputs
+from spherood.processes import Processes
 from spherood.progress import Advance, progress
 
 FORMAT = 3  # raised when the arithmetic from file to feature changes

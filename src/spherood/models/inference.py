@@ -14,12 +14,17 @@ from spherood.outputs import Outputs
 
 
 @torch.inference_mode()
-def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess) -> Outputs:
-    """uint8 pixels (B, S, S, 3) to Outputs on the CPU, in float32, with the model in evaluation mode."""
+def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess, *, layers: bool = False) -> Outputs:
+    """uint8 pixels (B, S, S, 3) to Outputs on the CPU, in float32, with the model in evaluation mode.
+
+    layers: those too, where the model has a `layered` forward or its Outputs hold them.
+    """
     model.eval()
     device = next((weight.device for weight in model.parameters()), pixels.device)
-    found: Outputs = model(normalised(pixels.to(device), preprocess))
-    return Outputs(found.feature.float().cpu(), _home(found.embedding), _home(found.logits))
+    forward = getattr(model, "layered", model) if layers else model
+    found: Outputs = forward(normalised(pixels.to(device), preprocess))
+    inner = tuple(layer.float().cpu() for layer in found.layers) if layers and found.layers else None
+    return Outputs(found.feature.float().cpu(), _home(found.embedding), _home(found.logits), inner)
 
 
 def choose_device(name: str) -> torch.device:

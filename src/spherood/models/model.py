@@ -39,7 +39,16 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images (B, 3, S, S) to feature (B, F), unit embedding (B, D) or None, logits (B, C) or None."""
-        feature = self.encoder(images)
+        return self._outputs(self.encoder(images))
+
+    def layered(self, images: Tensor) -> Outputs:
+        """As `forward`, with `layers` too where the encoder has `pooled_stages`, as ours have."""
+        if not hasattr(self.encoder, "pooled_stages"):
+            return self._outputs(self.encoder(images))
+        layers: tuple[Tensor, ...] = self.encoder.pooled_stages(images)  # type: ignore[operator]
+        return self._outputs(layers[-1])._replace(layers=layers)
+
+    def _outputs(self, feature: Tensor) -> Outputs:
         embedding = None if self.head is None else normalize(self.head(feature))
         logits = None if self.classifier is None else self.classifier(feature)
         return Outputs(feature, embedding, logits)

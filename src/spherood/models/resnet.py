@@ -10,6 +10,7 @@ Source: He et al., CVPR 2016, arXiv:1512.03385; width 64 is theirs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch.nn.functional as F
@@ -121,8 +122,16 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S), normalised, to features (B, F)."""
+        for x in self._maps(images):
+            last = x
+        return last.mean(dim=(2, 3))
+
+    def pooled_stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What each stage gives, averaged over height and width: (B, F_i), the last the feature itself."""
+        return tuple(x.mean(dim=(2, 3)) for x in self._maps(images))
+
+    def _maps(self, images: Tensor) -> Iterator[Tensor]:
         x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        pooled: Tensor = x.mean(dim=(2, 3))
-        return pooled
+            yield x

@@ -79,8 +79,8 @@ class Checkpoint:
             )
         recipe = parse(Recipe, yaml.safe_load(content["recipe"]), str(path))
         criterion = tuple(found) if (found := content.get("criterion")) else None  # absent in older files
-        values = (content[name] for name in names[2:])
-        return cls(recipe, tuple(content["classes"]), *values, criterion)
+        rest = {name: content[name] for name in names[2:]}
+        return cls(recipe, tuple(content["classes"]), criterion=criterion, **rest)
 
     def build_model(self) -> Model:
         """The trained model; CheckpointError lists the keys that differ."""

@@ -132,7 +132,7 @@ def train(
 
 
 def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         parameters,
         lr=recipe.schedule.lr,
         momentum=recipe.optimiser.momentum,
@@ -140,6 +140,9 @@ def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Op
         weight_decay=recipe.optimiser.weight_decay,
         fused=True,
     )
+    for parameter in parameters:  # the fused step wants a momentum of all or of none; some get a gradient only later
+        optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def _checkpoint_to_resume(recipe: Recipe, run: Path) -> Checkpoint:
@@ -203,10 +206,9 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
                 if state.step % LOG_STEPS == 0 or last:
                     row = run.log.row(state.epoch, state.step, per_epoch, state.optimiser.param_groups[0]["lr"])
                     _write(run, FILE, row)
-                    if mine.size > 1 and anyone(bool(stopped), mine, run.device) and not stopped:
-                        stopped.append(signal.SIGTERM)
                 advance(len(rows), run.log.note)
-                if stopped and not last and (mine.size == 1 or state.step % LOG_STEPS == 0):
+                asks = not last and (mine.size == 1 or state.step % LOG_STEPS == 0)
+                if asks and anyone(bool(stopped), mine, run.device):
                     run.log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
                     _save(run, state, LAST)
                     raise TrainingError(_stopped_message(run, state))
@@ -217,9 +219,8 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
             _save(run, state, LAST)
             if mine.first and state.epoch < epochs <= 4 * state.epoch < epochs + 4:
                 _warn_of_collapse(state, f"after a quarter of the run ({state.epoch} epochs)")
-            if stopped and state.epoch < epochs:
+            if anyone(bool(stopped), mine, run.device) and state.epoch < epochs:  # also waits until the first has saved
                 raise TrainingError(_stopped_message(run, state))
-            mine.wait()
 
 
 def _step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, views: int) -> Terms:

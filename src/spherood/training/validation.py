@@ -122,9 +122,10 @@ def _pixels(images: ImageSet, preprocess: Preprocess) -> tuple[Tensor, NDArray[n
 
 def _as_trained(label: NDArray[np.int64], images: ImageSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """Labels by the training set's classes; DataError for a class that it does not have."""
+    named = len(images.classes or classes)
+    if label.min() < 0 or label.max() >= named:  # a label -1 would count as the last class
+        raise DataError(f"{images.name}: labels run {label.min()}..{label.max()}, expected 0..{named - 1}.")
     if not images.classes:
-        if label.min() < 0 or label.max() >= len(classes):
-            raise DataError(f"{images.name}: labels run {label.min()}..{label.max()}, expected 0..{len(classes) - 1}.")
         return label
     unknown = [name for name in images.classes if name not in classes]
     if unknown:
