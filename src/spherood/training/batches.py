@@ -17,12 +17,15 @@ from torch import Tensor
 
 from spherood.data.tensors import standardise
 from spherood.data.views import apply, joined, plan
+from spherood.training.on_disk import Pictures
 from spherood.training.recipe import Recipe
 
 Rows = NDArray[np.int64]
 
 
-def batches(recipe: Recipe, pixels: Tensor, shares: Sequence[Rows], epoch: int, views: int) -> Iterator[Tensor]:
+def batches(
+    recipe: Recipe, pixels: Tensor | Pictures, shares: Sequence[Rows], epoch: int, views: int
+) -> Iterator[Tensor]:
     """For each share of row numbers its views, (views x B, 3, S, S), view after view, as the network reads them."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1, "views", torch.set_num_threads, (1,)) as maker:
@@ -39,7 +42,7 @@ def batches(recipe: Recipe, pixels: Tensor, shares: Sequence[Rows], epoch: int, 
             yield made.result()
 
 
-def make_views(recipe: Recipe, pixels: Tensor, rows: Rows, epoch: int, views: int) -> Tensor:
+def make_views(recipe: Recipe, pixels: Tensor | Pictures, rows: Rows, epoch: int, views: int) -> Tensor:
     """Views of the images `rows` of uint8 pixels (N, 3, H, W), normalised, channels last."""
     images = pixels[torch.from_numpy(rows).to(pixels.device)].repeat(views, 1, 1, 1)
     height, width = images.shape[2:]

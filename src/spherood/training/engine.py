@@ -36,6 +36,7 @@ from spherood.training.checkpoint import BEST, LAST, Checkpoint
 from spherood.training.log import FILE, Log, append_log, cut_log
 from spherood.training.network import forward_backward
 from spherood.training.objective import Objective, reads
+from spherood.training.on_disk import OnDisk
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
 from spherood.training.together import add_gradients, agree, anyone, share
@@ -46,6 +47,7 @@ from spherood.version import __version__
 
 LOG_STEPS = 25  # between two readings of the loss: each waits for the device
 INFERENCE_BATCH = 128
+MEMORY = 0.25  # of the machine's, for the training set
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Run:
 
     recipe: Recipe
     folder: Path
-    examples: TrainingSet
+    examples: TrainingSet | OnDisk
     device: torch.device
     mine: Processes
     log: Log
@@ -98,7 +100,7 @@ def train(
     before = _checkpoint_to_resume(recipe, run) if resume else None
     if not resume and (run / LAST).exists():
         raise ConfigError(f"{run}: holds a trained run. Choose another --run, or go on with it by --resume.")
-    examples = load_pixels(recipe.data.load(data), recipe.preprocess)
+    examples = _examples(recipe, data)
     if before is not None and before.classes != examples.classes:
         raise CheckpointError(f"{run}: trained on classes {before.classes}, the data now has {examples.classes}.")
 
@@ -129,6 +131,19 @@ def train(
     if mine.first:
         _warn_of_collapse(state, f"after {state.epoch} epochs")
     return _checkpoint(setting, state)
+
+
+def _examples(recipe: Recipe, data: Path) -> TrainingSet | OnDisk:
+    """In memory where all pixels take at most a quarter of it, else in their files."""
+    images = recipe.data.load(data)
+    wanted = 3 * len(images) * recipe.preprocess.size**2
+    if wanted <= MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        return load_pixels(images, recipe.preprocess)
+    print(
+        f"note: {images.name}: {wanted / 1e9:,.1f} GB of pixels stay on disk, decoded as they are needed.",
+        file=sys.stderr,
+    )
+    return OnDisk(images, recipe.preprocess)
 
 
 def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -164,12 +179,11 @@ def _start_losses(run: Run, state: State) -> None:
     def batches_of(part: str) -> Iterator[tuple[Tensor | Outputs, Tensor]]:
         shown = progress(f"starting {part}s", len(examples.label)) if run.mine.first else nullcontext(_silent)
         with shown as advance:
-            for pixels, label in zip(
-                examples.pixels.split(INFERENCE_BATCH), examples.label.split(INFERENCE_BATCH), strict=True
-            ):
-                outputs = infer(state.model, pixels, run.recipe.preprocess)
-                yield outputs if part == "outputs" else getattr(outputs, part), label
-                advance(len(label))
+            for start in range(0, len(examples.label), INFERENCE_BATCH):
+                rows = np.arange(start, min(start + INFERENCE_BATCH, len(examples.label)))
+                outputs = infer(state.model, examples.take(rows), run.recipe.preprocess)
+                yield outputs if part == "outputs" else getattr(outputs, part), examples.label[rows]
+                advance(len(rows))
 
     for loss in state.objective.beginning:
         loss.start(batches_of(reads(loss)))  # type: ignore[operator]
@@ -182,8 +196,8 @@ def _silent(n: int, note: str = "") -> None:
 
 def _loop(run: Run, state: State, validation: Validation | None) -> None:
     recipe, mine, per_epoch = run.recipe, run.mine, run.steps_per_epoch
-    pixels = run.examples.pixels.permute(0, 3, 1, 2).contiguous().to(run.device)  # (N, 3, S, S)
-    images, batch, epochs = len(pixels), recipe.training.batch, recipe.training.epochs
+    pixels = run.examples.on(run.device)
+    images, batch, epochs = len(run.examples.label), recipe.training.batch, recipe.training.epochs
     network: nn.Module = torch.compile(state.model) if recipe.training.compile else state.model  # type: ignore[assignment]
     done = min((state.epoch * per_epoch + state.step) * batch, images * epochs)
     shown = progress(recipe.name, images * epochs, done=done) if mine.first else nullcontext(_silent)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -56,10 +57,9 @@ class OnDisk:
         read = partial(_read, self.images, self.preprocess, None)
         return torch.from_numpy(np.stack(list(self.pool.map(read, rows))))
 
-    def large(self, rows: NDArray[np.int64]) -> Tensor:
-        """Pixels (B, H, H, 3) of these rows, to cut views from."""
-        read = partial(_read, self.images, self.for_views, self.for_views.size)
-        return torch.from_numpy(np.stack(list(self.pool.map(read, rows))))
+    def on(self, device: torch.device) -> Pictures:
+        """What views are cut from."""
+        return Pictures(self, device)
 
     def _readable(self, images: ImageSet) -> ImageSet:
         """Every file is decoded once, as small as it can be, before the first step: not found out in the last epoch."""
@@ -75,6 +75,21 @@ class OnDisk:
             return images
         print(f"{images.name}: skipped {len(bad)} of {len(images)} unreadable images.", file=sys.stderr)
         return images.subset(np.setdiff1d(np.arange(len(images)), bad))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Indexed as a tensor of all pixels (N, 3, H, H) would be; decodes what is asked for."""
+
+    examples: OnDisk
+    device: torch.device
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Pixels (B, 3, H, H) of these rows, on the device."""
+        large = self.examples.for_views
+        read = partial(_read, self.examples.images, large, large.size)
+        pixels = torch.from_numpy(np.stack(list(self.examples.pool.map(read, rows.tolist()))))
+        return pixels.to(self.device).permute(0, 3, 1, 2).contiguous()
 
 
 def _read(images: ImageSet, preprocess: Preprocess, at_least: int | None, row: int) -> NDArray[np.uint8]:

@@ -25,6 +25,14 @@ class TrainingSet:
     label: Tensor
     classes: tuple[str, ...]
 
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """Pixels (B, S, S, 3) of these rows, as evaluation sees them."""
+        return self.pixels[torch.from_numpy(rows)]
+
+    def on(self, device: torch.device) -> Tensor:
+        """What views are cut from: pixels (N, 3, S, S) on the device."""
+        return self.pixels.permute(0, 3, 1, 2).contiguous().to(device)
+
 
 def load_pixels(images: ImageSet, preprocess: Preprocess) -> TrainingSet:
     """Decode all; unreadable images are named on stderr, skipped and counted. DataError for a class without any."""

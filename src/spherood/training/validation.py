@@ -29,6 +29,7 @@ from spherood.outputs import Outputs
 from spherood.sphere import ClassMeans, normalize
 from spherood.sphere.classify import by_class_mean, by_neighbours
 from spherood.sphere.geometry import dispersion, geometry
+from spherood.training.on_disk import OnDisk
 from spherood.training.pixels import TrainingSet, read_pixels
 from spherood.training.recipe import Recipe
 
@@ -41,15 +42,15 @@ BATCH = 128
 class Validation:
     """``Validation(recipe, examples, data)(model, prototypes)``: one row, in plain numbers."""
 
-    def __init__(self, recipe: Recipe, examples: TrainingSet, data: Path) -> None:
+    def __init__(self, recipe: Recipe, examples: TrainingSet | OnDisk, data: Path) -> None:
         self.preprocess, self.classes = recipe.preprocess, examples.classes
         wanted = recipe.validation.images
         order = np.random.default_rng([recipe.seed, 1]).permutation(len(examples.label))
         half = min(wanted, len(order) // 2)
-        self.bank, self.bank_label = examples.pixels[order[:half]], examples.label[order[:half]]
+        self.bank, self.bank_label = examples.take(order[:half]), examples.label[order[:half]]
         self.held_out = recipe.validation.id is not None
         if recipe.validation.id is None:
-            self.query, self.label = examples.pixels[order[half : 2 * half]], examples.label[order[half : 2 * half]]
+            self.query, self.label = examples.take(order[half : 2 * half]), examples.label[order[half : 2 * half]]
         else:
             images = recipe.validation.id.load(data, "validation ID").draw(wanted)
             self.query, label = _pixels(images, recipe.preprocess)
