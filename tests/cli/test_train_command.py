@@ -34,10 +34,12 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_is_trained_below_runs_and_the_next_command_is_named(spherood: Command, recipe: Path) -> None:
+    pytest.importorskip("altair")
     told = spherood("train", "--recipe", recipe, "--data", ".", "--device", "cpu", "--set", "training.epochs=2")
     assert told.code == 0, told.err
     assert told.out == (
-        "trained: runs/tiny/checkpoints/last.pt\nnext: spherood evaluate runs/tiny --protocol demo/digits --data .\n"
+        "trained: runs/tiny/checkpoints/last.pt\npage: runs/tiny/training.html\n"
+        "next: spherood evaluate runs/tiny --protocol demo/digits --data .\n"
     )
     assert Path("runs/tiny/checkpoints/last.pt").is_file()
     assert "epochs: 2" in Path("runs/tiny/recipe.yaml").read_text()

@@ -18,6 +18,7 @@ import torch
 from spherood.errors import CheckpointError, ConfigError, MissingExtraError, TrainingError
 from spherood.report.drawing import for_file, for_page, light, write_figure
 from spherood.report.figures import FIGURES, curves, geometry, learning_rate, projection, sphere
+from spherood.report.globe import globe
 from spherood.report.lines import MOST, Bound, line_chart, thinned
 from spherood.report.run import Run, read_run
 from spherood.report.training import collapse, duration, facts, headline, lead, render, write_training_page
@@ -123,9 +124,11 @@ def test_a_name_that_no_run_has_is_told_the_nearest_and_a_folder_of_runs_what_it
 
 def test_a_run_without_a_row_and_a_damaged_sample_are_said(run_with: Make) -> None:
     folder = run_with()
-    (folder / "embedding.npz").write_bytes(b"PK")
-    with pytest.raises(TrainingError, match=r"embedding\.npz: is damaged .*Remove it; the next validation"):
-        read_run(folder)
+    whole = (folder / "embedding.npz").read_bytes()
+    for damaged in (whole[:-100], b"PK", b""):
+        (folder / "embedding.npz").write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"embedding\.npz: is damaged .*Remove it; the next validation"):
+            read_run(folder)
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(
         TrainingError, match=r"has no metrics yet: metrics\.jsonl has no row\. The first comes after 25"
@@ -173,15 +176,20 @@ def test_the_planned_rate_is_the_schedules_and_what_was_done_is_marked(run_with:
 
 def test_a_long_run_draws_few_steps_but_its_warm_up_and_last_step(run_with: Make) -> None:
     folder = run_with(training={"epochs": 4, "batch": 10}, schedule={"lr": 0.4, "warmup_epochs": 1})
-    last = {"step": 40_000, "epoch": 4.0, "loss": 1, "lr": 0.1, "images_per_second": 1}
-    (folder / "metrics.jsonl").write_text(json.dumps(last) + "\n")
-    (panel,) = learning_rate(read_run(folder))
-    (values,) = data_of(panel.chart)
+
+    def drawn(step: int) -> tuple[list[dict[str, Any]], str]:
+        last = {"step": step, "epoch": step / 10_000, "loss": 1, "lr": 0.1, "images_per_second": 1}
+        (folder / "metrics.jsonl").write_text(json.dumps(last) + "\n")
+        (panel,) = learning_rate(read_run(folder))
+        return data_of(panel.chart)[0], panel.says
+
+    values, says = drawn(40_000)
     steps = [value["step"] for value in values]
     assert (steps[0], steps[-1]) == (0, 39_999)
     assert len(steps) < 1300
     assert max(b - a for a, b in pairwise(steps)) < 70
-    assert panel.says == "All 40,000 steps are done."
+    assert says == "All 40,000 steps are done."
+    assert max(value["step"] for value in drawn(33_337)[0] if value["done"]) == 33_336
 
 
 def test_a_negative_rate_is_counted_and_named(run_with: Make) -> None:
@@ -236,13 +244,17 @@ def test_the_projection_names_its_shares_and_the_sphere_its_own(run_with: Make) 
 
 
 def test_points_behind_the_sphere_are_drawn_first_and_fainter(run_with: Make) -> None:
-    (ball,) = sphere(read_run(run_with()))
+    run = read_run(run_with())
+    (ball,), sample = sphere(run), run.sample
+    assert sample is not None
     layers = [layer["mark"] for layer in ball.chart.to_dict()["layer"]]
     disc, *points = [mark["opacity"] for mark in layers if mark["type"] == "point"]
     assert disc == 1
     assert points == [0.22, 0.3, 0.75, 1.0]  # images and marks behind, images and marks in front
-    drawn = [{row["class"] for row in data if "class" in row} for data in data_of(ball.chart)]
-    assert set.union(*drawn) == {"cat", "dog", "owl"}
+    seen = globe(sample)
+    held = [layer["data"]["name"] for layer in ball.chart.to_dict()["layer"] if layer["mark"]["type"] == "point"]
+    sizes = [len(ball.chart.to_dict()["datasets"][name]) for name in held[1:]]
+    assert sizes == [(seen.rows[:, 2] < 0).sum(), (seen.marks[:, 2] < 0).sum(), (seen.rows[:, 2] >= 0).sum(), 3]
 
 
 def test_collapsed_prototypes_or_means_are_said_in_words_and_others_not(run_with: Make) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from spherood.errors import MissingExtraError, TrainingError
+from spherood.errors import ConfigError, MissingExtraError, TrainingError
 from spherood.training import Recipe, engine, train
 from spherood.training.log import read_log
-from spherood.training.trackers import TensorBoard, flat
+from spherood.training.trackers import TensorBoard, flat, named
 
 Make = Callable[..., Recipe]
 
@@ -133,3 +133,25 @@ def test_tensorboard_reads_back_what_the_log_holds(digits: Path, tmp_path: Path,
     assert "accuracy/k-NN" in events.Tags()["scalars"]
     (text,) = events.Tensors("recipe/text_summary")
     assert b"'epochs': 3" in text.tensor_proto.string_val[0]
+
+
+def test_a_tracker_is_named_by_its_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("mylab.tracking")
+    module.Quiet, module.Lame = TensorBoard, object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mylab.tracking", module)
+    assert isinstance(named("tensorboard"), TensorBoard)
+    assert isinstance(named("mylab.tracking:Quiet"), TensorBoard)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tensorbord", "tracker 'tensorbord': needs the methods start, log and end. Known by name: tensorboard."),
+        ("builtins:object", "tracker 'builtins:object': needs the methods start, log and end. Known by name: tensorbo"),
+        ("nolab:Mine", "tracker 'nolab:Mine': cannot be made: No module named 'nolab'. Write it as package.module:Cl"),
+    ],
+)
+def test_what_is_no_tracker_is_told(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        named(text)
+    assert str(told.value).startswith(message)

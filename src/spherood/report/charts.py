@@ -39,13 +39,24 @@ PARAMETERS: dict[str, dict[str, float | str]] = {
 }
 
 
-def _altair() -> Any:
+def load_altair() -> Any:
+    """MissingExtraError where it is not installed."""
     return optional("altair", "report", "report")
 
 
-def _finish(chart: Any) -> Spec:
+def vega_lite_version() -> str:
+    """The one that altair speaks, as vl-convert names it: "6.1"."""
+    return ".".join(str(load_altair().SCHEMA_VERSION).lstrip("v").split(".")[:2])
+
+
+def finish(chart: Any) -> Spec:
+    """A chart as wide as its place on the page."""
+    return styled(chart.properties(width="container", autosize={"type": "fit-x", "contains": "padding"}))
+
+
+def styled(chart: Any) -> Spec:
     """Our style instead of whichever theme is active, and no address of a schema: the page names no other place."""
-    spec: Spec = chart.properties(width="container", autosize={"type": "fit-x", "contains": "padding"}).to_dict()
+    spec: Spec = chart.to_dict()
     del spec["$schema"]
     return {**spec, "config": STYLE}
 
@@ -61,7 +72,7 @@ def histogram() -> Spec:
     Pale: decided rightly; full colour: beyond the threshold on the wrong side. Parameters: low, high, threshold,
     calibrated, and `ood`, the set's name.
     """
-    alt = _altair()
+    alt = load_altair()
     scale = alt.Scale(domain=[alt.ExprRef("low"), alt.ExprRef("high")], nice=False, zero=False)
     axis = alt.Axis(grid=False, tickCount=6, labelOverlap=True, title="score (higher = more OOD)")
     height = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-1.08, 1.08], nice=False))
@@ -88,7 +99,7 @@ def histogram() -> Spec:
     at_live, at_calibrated = (_at(alt, "X", name, scale=scale) for name in ("threshold", "calibrated"))
     at = "(threshold - low) / (high - low)"  # near an end there is no room for the word on that side
     leans = alt.ExprRef("calibrated > (low + high) / 2 ? 'right' : 'left'")
-    return _finish(
+    return finish(
         alt.layer(
             all_bars,
             wrong,
@@ -113,7 +124,7 @@ def roc() -> Spec:
 
     "band" {i, x, y}: the selected row with the bound of its false alarms in place of the measured ones, dashed.
     """
-    alt = _altair()
+    alt = load_altair()
 
     def share(title: str) -> dict[str, Any]:
         axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], title=title, labelOverlap=True)
@@ -124,7 +135,7 @@ def roc() -> Spec:
     lines = alt.Chart(alt.NamedData("curve")).encode(
         x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y), detail="row:N", order="i:Q", tooltip=alt.Tooltip("row:N", title="row")
     )
-    return _finish(
+    return finish(
         alt.layer(
             one.mark_rule(aria=False, strokeDash=[2, 4], color="var(--line-strong)").encode(
                 x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y), x2="to:Q", y2="to:Q"
@@ -152,13 +163,13 @@ def learning_curve(rows: Sequence[Mapping[str, float]]) -> Spec | None:
     points = [point for point in points if all(map(math.isfinite, point.values()))]
     if len(points) < 2:
         return None
-    alt = _altair()
+    alt = load_altair()
     line = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False, tickMinStep=1, labelOverlap=True)),
         y=alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
         tooltip=[alt.Tooltip("epoch:Q"), alt.Tooltip("loss:Q", format=".4g")],
     )
-    return _finish(
+    return finish(
         alt.layer(
             line.mark_line(aria=False, strokeWidth=2, color="var(--ink)"),
             line.mark_point(aria=False, size=300, opacity=0),  # something to point at

@@ -142,7 +142,6 @@ def headline(content: Content, result: ScoreResult, evaluation: Evaluation) -> l
 
 def render(content: Content) -> str:
     """The whole page as text. MissingExtraError without altair, jinja2 or vl-convert."""
-    alt, jinja2, vl_convert = (optional(name, "report", "report") for name in ("altair", "jinja2", "vl_convert"))
     result = chosen_result(content)
     evaluations = sorted(content.evaluations, key=lambda one: one.model != content.chosen[0])
     cards = [(name, kind) for name, kind in sets(evaluations).items() if any(name in one.kinds for one in evaluations)]
@@ -152,15 +151,9 @@ def render(content: Content) -> str:
     history = sorted(content.history.items(), key=lambda pair: pair[0] != content.chosen[0])
     learning = {model: spec for model, epochs in history if (spec := charts.learning_curve(epochs))}
     digits = drawn[content.chosen].digits
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["tight"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    here = resources.files("spherood.report")
-    version = ".".join(str(alt.SCHEMA_VERSION).lstrip("v").split(".")[:2])
-    library = str(vl_convert.javascript_bundle(vl_version=version))
-    text: str = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8")).render(
+    return fill(
+        "page.html.j2",
+        "page.js",
         content=content,
         chosen=" · ".join(content.chosen),
         threshold=f"{result.threshold:.{digits}f}",
@@ -178,10 +171,30 @@ def render(content: Content) -> str:
             "cards": [name for name, _ in cards],
             "specs": {"histogram": charts.histogram(), "roc": charts.roc(), "learning": list(learning.values())},
         },
-        library=_inside_script(library),
-        script=_inside_script((here / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def fill(template: str, script: str, **values: Any) -> str:
+    """A page from its template and script, with the charts' library. MissingExtraError without the extra."""
+    jinja2, vl_convert = (optional(name, "report", "report") for name in ("jinja2", "vl_convert"))
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_ours),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["tight"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    library = str(vl_convert.javascript_bundle(vl_version=charts.vega_lite_version()))
+    text: str = environment.get_template(template).render(
+        **values, library=_inside_script(library), script=_inside_script(_ours(script))
     )
     return text
+
+
+def _ours(file: str) -> str:
+    return (resources.files("spherood.report") / file).read_text(encoding="utf-8")
 
 
 def _inside_script(text: str) -> str:

@@ -5,11 +5,12 @@ metrics.jsonl and validation.jsonl are always written. A tracker is named on the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from spherood.errors import optional
+from spherood.errors import ConfigError, optional
 
 
 class Tracker(Protocol):
@@ -44,6 +45,20 @@ class TensorBoard:
     def end(self) -> None:
         """Write what is left."""
         self.writer.close()
+
+
+def named(text: str) -> Tracker:
+    """`tensorboard`, or an import path to a class of one's own; ConfigError where there is none."""
+    if text == "tensorboard":
+        return TensorBoard()
+    module, colon, name = text.partition(":")
+    try:
+        found: Tracker = getattr(importlib.import_module(module), name)() if colon else None
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"tracker '{text}': cannot be made: {error}. Write it as package.module:Class.") from None
+    if not all(callable(getattr(found, method, None)) for method in ("start", "log", "end")):
+        raise ConfigError(f"tracker '{text}': needs the methods start, log and end. Known by name: tensorboard.")
+    return found
 
 
 def flat(row: Mapping[str, Any], before: str = "") -> dict[str, float]:
