@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from spherood.errors import DataError, MissingExtraError
-from spherood.report.globe import facing, globe, grid, three_directions
+from spherood.report.globe import Globe, facing, globe, grid, three_directions
 from spherood.report.names import HEIGHT, LETTER, MARK, placed, short
 from spherood.report.palette import COLOURS, SHAPES, colour, shape
 from spherood.report.projection import Method, Vectors, directions, project
 from spherood.report.run import Sample
+from spherood.report.scatter import on_globe
 
 
 def unit(rows: Vectors) -> Vectors:
@@ -193,6 +194,23 @@ def test_who_is_served_first_gets_the_place_and_a_long_name_is_cut() -> None:
     assert placed(np.array([[395.0, 200]]), ["a"], [0], 400)[0][0] == 385 - LETTER  # no room on its right
     assert short("great white shark, white shark") == "great white shark…"
     assert len(short("x" * 40)) == 18
+
+
+def names_on(sample_: Sample, marks: list[list[float]]) -> dict[str, float]:
+    """Each name on the globe, and where it begins; every name stands there once."""
+    pytest.importorskip("altair", reason="the extra report is not installed")
+    drawn = on_globe(sample_, Globe(sample_.embedding[:, :3], np.array(marks), 1.0)).to_dict()["datasets"]
+    named = [(row["name"], row["x"]) for rows in drawn.values() for row in rows if "name" in row]
+    assert len(dict(named)) == len(named)
+    return dict(named)
+
+
+def test_a_class_of_several_prototypes_is_named_once_and_the_front_is_named_first() -> None:
+    z, label = np.eye(3)[[0, 1]], np.array([0, 1])
+    four = Sample(z, label, ("cat", "dog"), np.eye(3)[[0, 1, 1, 0]])
+    assert set(names_on(four, [[0.5, 0, 0.8], [-0.5, 0, 0.8], [0, 0.5, 0.8], [0, -0.5, 0.8]])) == {"cat", "dog"}
+    found = names_on(Sample(z, label, ("back", "front"), z), [[0, 0, -1], [0, 0, 1]])  # one behind the other
+    assert found["front"] > 0 > found["back"]  # the front has the first choice, which is the right side
 
 
 def test_eighty_classes_differ_in_colour_or_shape() -> None:

@@ -350,6 +350,7 @@ def test_a_file_has_fixed_colours_and_titles_where_it_holds_several_charts(run_w
     assert light()["ink"] in text
     assert {"loss", "compactness"} <= {chart["title"] for chart in for_file(curves(run))["concat"]}
     assert "title" not in for_file(learning_rate(run))
+    assert set(for_file(geometry(run))["resolve"]["scale"].values()) == {"independent"}  # each has lines of its own
     page = for_page(curves(run)[0])
     assert page["width"] == "container"
     assert "var(--ink)" in json.dumps(page)

@@ -163,17 +163,30 @@ def test_rounding_may_change_the_order_and_the_search_does_not(rounding: list[in
     assert is_exact(axis[None], bank, 1)
 
 
-def test_rows_rounded_in_opposite_directions_are_compared_rightly(rounding: list[int]) -> None:
+@pytest.mark.parametrize("whose", ["query", "bank"])
+def test_rows_rounded_in_opposite_directions_are_compared_rightly(
+    monkeypatch: pytest.MonkeyPatch, rounding: list[int], whose: str
+) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK", 256)  # only some have a long row, or one that loses much
     sign = torch.tensor([1.0, -1.0]).repeat(8)
-    query = 0.25 * (1 + (1 - 0.01 * sign) / 256)  # every other component is rounded down, the others are rounded up
-    nearer, near = 0.25 * (0.609375 + 0.875 * sign), 0.25 * (0.609375 - 0.875 * sign)  # bfloat16 as they are
-    near[0] -= 2**-9
-    others = -normalize(torch.rand(700, 16, generator=torch.Generator().manual_seed(0)))
-    bank = torch.cat([others.bfloat16().float(), nearer[None], others.bfloat16().float(), near[None]])
-    cosine, index = nearest(query[None], bank, 1)
-    assert query.bfloat16() @ nearer.bfloat16() < query.bfloat16() @ near.bfloat16()
+    coarse = [0.25 * (0.609375 + side * sign) for side in (0.875, -0.875)]  # bfloat16 as they are
+    fine = [
+        0.25 * (1 + (1 - side * sign) / 256) for side in (0.01, -0.01)
+    ]  # rounded down and up by turns, and up and down
+    query, (nearer, near) = (fine[0], coarse) if whose == "query" else (coarse[0], fine)
+    near[0] -= 1e-3 if whose == "bank" else 2**-9
+    others = -0.01 * normalize(torch.rand(700, 16, generator=torch.Generator().manual_seed(0)))
+    cosine, index = nearest(query[None], torch.cat([others, nearer[None], others, near[None]]), 1)
+    assert (query.bfloat16().float() * (nearer.bfloat16().float() - near.bfloat16().float())).sum() < -0.005
     assert index.tolist() == [[700]]
     assert cosine.item() == pytest.approx((query.double() @ nearer.double()).item(), abs=1e-6)
+    assert not rounding
+
+
+def test_a_neighbour_beyond_the_constant_passes_too(rounding: list[int]) -> None:
+    query = torch.tensor([[1, 2**-4]])  # c is 1 for its product with itself, 1 + 2^-8
+    bank = torch.cat([query, torch.tensor([[1, 2**-5]]), torch.tensor([[-0.5, 0.25]]).repeat(700, 1)])
+    assert nearest(query, bank, 1)[1].item() == 0
     assert not rounding
 
 
@@ -235,9 +248,10 @@ def test_rows_that_cannot_be_rounded_are_searched_as_ever(rounding: list[int], w
     torch.testing.assert_close(cosine, (query @ bank.T).topk(2, dim=1).values, rtol=0, atol=1e-6, equal_nan=True)
 
 
-def test_products_too_small_for_the_tiles_are_taken_in_float32(rounding: list[int]) -> None:
-    query, bank = 1e-19 * drawn(9, 0, torch.float32), 1e-19 * drawn(700, 1, torch.float32)
-    nearest(query, bank, 2)
+@pytest.mark.parametrize("scale", [2.0**-53, 2.0**-57, 2.0**-61])
+def test_products_too_small_for_the_tiles_are_taken_in_float32(rounding: list[int], scale: float) -> None:
+    query, bank = scale * drawn(9, 0, torch.float32), scale * drawn(700, 1, torch.float32)
+    assert is_exact(query, bank, 2, atol=1e-6 * scale**2)
     assert rounding == [9]
 
 

@@ -57,6 +57,7 @@ def line_chart(
     only = next(iter(heights))
     around = abs(only) / 10 or 1.0  # one height alone would get one tick, rounded to nothing
     level = [only - around, only + around] if len(heights) == 1 else alt.Undefined
+    room = 14 if bound else 0  # pixels above and below, for the bound's name
     names = list(lines)
     several = len(names) > 1
     legend = alt.Legend(
@@ -71,7 +72,7 @@ def line_chart(
     colours = [LINES[i % len(LINES)] for i in range(len(names))] if several else ["var(--ink)"]
     base = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("x:Q", title=x, axis=alt.Axis(grid=False, tickCount=5), scale=alt.Scale(zero=True, nice=False)),
-        y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False, domain=level), axis=alt.Axis(tickCount=4)),
+        y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False, domain=level, padding=room), axis=alt.Axis(tickCount=4)),
         color=alt.Color("line:N", sort=names, scale=alt.Scale(domain=names, range=colours),
                         legend=legend if several else None),
         tooltip=[*([alt.Tooltip("line:N", title=" ")] if several else []),
@@ -91,7 +92,7 @@ def line_chart(
         layers += [
             line.mark_rule(aria=False, strokeDash=[3, 3], color="var(--line-strong)").encode(y="y:Q"),
             *(
-                line.mark_text(aria=False, align="left", dx=5, dy=9, fontSize=11, color=colour, **halo).encode(
+                line.mark_text(aria=False, align="left", dx=5, dy=-8, fontSize=11, color=colour, **halo).encode(
                     x=alt.value(0), y="y:Q", text="name:N"
                 )
                 for colour, halo in (("var(--paper)", HALO), ("var(--muted)", {}))

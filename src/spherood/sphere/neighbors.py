@@ -223,7 +223,7 @@ def _nearest_of_pairs(query: Tensor, bank: Tensor, row: Tensor, column: Tensor, 
     cosine = query.new_full(own.shape, -torch.inf)
     cosine.masked_scatter_(own, torch.sparse.sampled_addmm(pairs, query, bank.T, beta=0).values())
     cosine, chosen = cosine.topk(k, dim=1)
-    return cosine, F.pad(column, (0, k))[(begin[:-1, None] + chosen).clamp(max=len(column))]
+    return cosine, F.pad(column, (0, 1))[(begin[:-1, None] + chosen).clamp(max=len(column))]
 
 
 @cache
