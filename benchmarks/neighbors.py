@@ -7,8 +7,8 @@ and scikit-learn take, and ours as a multiple of faiss's time, with what is clai
 `(query @ bank.T).topk(k)` in tiles of 1,024 queries; scikit-learn's is NearestNeighbors(algorithm="brute") on the same
 unit rows, whose order by distance is the order by cosine; faiss's is IndexFlatIP, built and searched. Times are the
 median of 7, taken in turns, on all cores. Then the AUROC of the k-NN score on made-up classes, ours and from
-scikit-learn's distances. Exit 1 where a claim is missed; the claims are for a CPU with tiles for bfloat16 (AMX): without
-them the plain way is to take 1.25 times as long at k = 50, and no more is claimed.
+scikit-learn's distances. Exit 1 where a claim is missed; the claims are for a CPU with tiles for bfloat16 (AMX):
+without them the plain way is to take 1.25 times as long at k = 50, and no more is claimed.
 """
 
 from __future__ import annotations

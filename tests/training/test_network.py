@@ -134,7 +134,7 @@ def test_in_training_batch_norm_notes_the_statistics_of_each_part_once(recipe: M
     buffers, expected = dict(model.named_buffers()), dict(plain.named_buffers())
     assert int(buffers["encoder.bn1.num_batches_tracked"]) == 3
     for name, value in buffers.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7, msg=f"{name} differs")
 
 
 def test_in_training_the_gradient_is_that_of_one_loss_over_parts_normalised_each_by_itself(recipe: Make) -> None:

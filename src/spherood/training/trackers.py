@@ -53,12 +53,13 @@ def named(text: str) -> Tracker:
         return TensorBoard()
     module, colon, name = text.partition(":")
     try:
-        found: Tracker = getattr(importlib.import_module(module), name)() if colon else None
+        found = getattr(importlib.import_module(module), name)() if colon else None
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"tracker '{text}': cannot be made: {error}. Write it as package.module:Class.") from None
     if not all(callable(getattr(found, method, None)) for method in ("start", "log", "end")):
         raise ConfigError(f"tracker '{text}': needs the methods start, log and end. Known by name: tensorboard.")
-    return found
+    tracker: Tracker = found
+    return tracker
 
 
 def flat(row: Mapping[str, Any], before: str = "") -> dict[str, float]:
