@@ -52,8 +52,10 @@ def named(text: str) -> Tracker:
     if text == "tensorboard":
         return TensorBoard()
     module, colon, name = text.partition(":")
+    found: Any = None
     try:
-        found = getattr(importlib.import_module(module), name)() if colon else None
+        if colon:
+            found = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"tracker '{text}': cannot be made: {error}. Write it as package.module:Class.") from None
     if not all(callable(getattr(found, method, None)) for method in ("start", "log", "end")):
