@@ -116,6 +116,7 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """All float32 rows are compared in bfloat16 first, on any processor; how many queries each float32 search had."""
     monkeypatch.setattr(neighbors, "MANY", 1)
     monkeypatch.setattr(neighbors, "SMALL", 1)
+    monkeypatch.setattr(neighbors, "STEP", 512)
     monkeypatch.setattr(neighbors, "LEAST", 1)
     monkeypatch.setattr(neighbors, "_multiplies_tiles", lambda: True)
     search, counts = neighbors._search, []

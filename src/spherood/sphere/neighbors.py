@@ -41,6 +41,7 @@ GROUP = 8  # 16 is as fast up to k = 200 and slower at 1,000
 MANY = 512  # queries worth rounding the bank for: with 512 numbers a row, 384 are no faster, 256 are slower
 ROUNDED_QUERIES = 384  # at least, and fewer than twice as many: a product of 256 takes as long
 ROUNDED_ROWS = 60 * 1024  # a 767 x 61,440 bfloat16 product is 90 MiB
+STEP = 2048  # rows are filled up to a multiple: without, the product may take twice as long
 SMALL = 2048  # bank rows; not tried with fewer
 LEAST = 64  # bank rows for each neighbour; with 32, candidates are too many
 
@@ -145,16 +146,17 @@ def _multiplies_tiles() -> bool:
 
 
 class Rounded(NamedTuple):
-    rows: Tensor  # (N, D + 1), bfloat16: (b', 1)
+    rows: Tensor  # (N filled up, D + 1), bfloat16: (b', 1)
     longest: Tensor  # (), the largest |b|
     lost: Tensor  # (), the largest |b - b'|
 
 
 def _rounded(bank: Tensor) -> Rounded:
-    rows = torch.empty(len(bank), bank.shape[1] + 1, dtype=torch.bfloat16)
-    rows[:, -1] = 1
+    rows = torch.zeros(_multiple(len(bank), STEP), bank.shape[1] + 1, dtype=torch.bfloat16)
+    rows[: len(bank), -1] = 1
+    rows[len(bank) :, -1] = torch.inf  # and so is r: no neighbour of anything
     longest, lost = [], []
-    for block, into in zip(bank.split(BLOCK), rows.split(BLOCK), strict=True):
+    for block, into in zip(bank.split(BLOCK), rows[: len(bank)].split(BLOCK), strict=True):
         into[:, :-1] = block
         longest.append(torch.linalg.vector_norm(block, dim=1).amax())
         lost.append(torch.linalg.vector_norm(block - into[:, :-1], dim=1).amax())
@@ -165,8 +167,7 @@ def _search_rounded(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor
     bank = bank.contiguous()
     rounded = _rounded(bank)
     size = -(-len(query) // max(1, len(query) // ROUNDED_QUERIES))
-    product = torch.empty(size, _multiple(len(bank), 64 * GROUP), dtype=torch.bfloat16)
-    product.view(torch.int16)[:, len(bank) :] = 2**15 - 1  # beyond infinity: fills up the groups and never passes
+    product = torch.empty(size, len(rounded.rows), dtype=torch.bfloat16)
     cosine, index = query.new_empty(len(query), k), torch.empty(len(query), k, dtype=torch.int64)
     found = torch.zeros(len(query), dtype=torch.bool)
     for start in range(0, len(query), size):
@@ -193,9 +194,7 @@ def _passing(query: Tensor, bank: Rounded, k: int, product: Tensor) -> tuple[Ten
     near = torch.cat([-query, reach[:, None]], dim=1).bfloat16()  # (-q', c)
     lost = torch.linalg.vector_norm(query + near[:, :-1], dim=1)
     error = lost * bank.longest + (length + lost) * bank.lost + (dim + 1) * 2**-21 * reach
-    for start in range(0, len(bank.rows), BLOCK):  # at once takes twice as long, unless 2,048 divides the rows
-        block = bank.rows[start : start + BLOCK]
-        torch.mm(near, block.T, out=product[:, start : start + len(block)])
+    torch.mm(near, bank.rows.T, out=product)
     bits = product.view(torch.int16).view(size, GROUP, -1)  # as ordered as r from 0 on, and negative as r is
     least = torch.amin(bits, dim=1)  # (B, G); integers, for their minimum takes a third of the time
     folded = least
@@ -205,7 +204,8 @@ def _passing(query: Tensor, bank: Rounded, k: int, product: Tensor) -> tuple[Ten
     limit = (t + t / 256 + 2.001 * error).bfloat16().view(torch.int16)[:, None]  # .001 for the arithmetic of e itself
     row, group = (least <= limit).nonzero(as_tuple=True)
     enough = 2 * k + len(bank.rows) // 64  # with more groups, the whole product is as fast
-    found = (torch.bincount(row, minlength=size) <= enough) & error.isfinite() & (reach > 2**-100)  # below, AMX flushes
+    found = torch.bincount(row, minlength=size) <= enough
+    found &= (reach > 2**-100) & (error < 2**100)  # AMX takes tiny products for 0; false for NaN
     if not found.all():
         row, group = row[found[row]], group[found[row]]
     one, member = (bits[row, :, group] <= limit[row]).nonzero(as_tuple=True)
