@@ -205,7 +205,7 @@ def _passing(query: Tensor, bank: Rounded, k: int, product: Tensor) -> tuple[Ten
     row, group = (least <= limit).nonzero(as_tuple=True)
     enough = 2 * k + len(bank.rows) // 64  # with more groups, the whole product is as fast
     found = torch.bincount(row, minlength=size) <= enough
-    found &= (reach > 2**-100) & (error < 2**100)  # AMX takes tiny products for 0; false for NaN
+    found &= (reach > 2**-100) & (error < 2.0**100)  # AMX takes tiny products for 0; false for NaN
     if not found.all():
         row, group = row[found[row]], group[found[row]]
     one, member = (bits[row, :, group] <= limit[row]).nonzero(as_tuple=True)
