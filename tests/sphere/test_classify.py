@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from spherood.sphere import normalize
+from spherood.sphere import classify, normalize
 from spherood.sphere.classify import DECAY, by_class_mean, by_neighbours, linear_probe
 
 
@@ -77,6 +77,17 @@ def test_a_probe_is_the_minimum_of_the_stated_loss() -> None:
     asked = (rows - x.mean(dim=0)) / (x - x.mean(dim=0)).square().mean().sqrt()
     same = linear_probe(x, label, 3)(rows).numpy() == theirs.predict(asked.numpy())
     assert same.mean() > 0.98
+
+
+def test_the_decay_counts_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "DECAY", 0.04)  # at 1e-4 it hardly moves the border
+    x, label = torch.tensor([[0.0]] * 97 + [[1.0]] * 3), torch.tensor([0] * 97 + [1] * 3)
+    grid, mean, scale = torch.linspace(0, 1, 1001)[:, None], x.mean(), x.std(correction=0)
+    # of two classes W is (-w, w) / 2 and |W|^2 half of w^2, which theirs counts whole
+    theirs = LogisticRegression(C=2 / (0.04 * 100), tol=1e-8).fit(((x - mean) / scale).numpy(), label.numpy())
+    border = (theirs.predict(((grid - mean) / scale).numpy()) == 0).mean()
+    assert float((linear_probe(x, label, 2)(grid) == 0).float().mean()) == pytest.approx(border, abs=0.002)
+    assert border == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from spherood.errors import CheckpointError
+from spherood.errors import CheckpointError, TrainingError
 from spherood.models import build_model, weights_hash
 from spherood.training import Checkpoint, Recipe
 
@@ -64,13 +65,19 @@ def test_a_failure_while_saving_leaves_the_old_file_and_no_other(
     path = tmp_path / "last.pt"
     checkpoint.save(path)
 
-    def full(content: object, aside: Path) -> None:
-        aside.write_bytes(b"half")
-        raise OSError("No space left on device")
+    plain = Path.write_bytes
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    def full(aside: Path, content: bytes) -> None:
+        plain(aside, b"half")
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrainingError) as told:
         replace(checkpoint, epoch=3).save(path)
+    monkeypatch.undo()
+    assert str(told.value).startswith(
+        f"{path}: the checkpoint cannot be written: No space left on device. Make room (0 MB), then go on with the same"
+    )
     assert Checkpoint.load(path).epoch == 2
     assert list(tmp_path.iterdir()) == [path]
 

@@ -179,6 +179,17 @@ def test_bfloat16_is_for_the_network_alone(recipe: Make, micro_batch: int | None
     assert float(torch.cosine_similarity(mine, theirs, dim=0)) > 0.98
 
 
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_a_loss_reads_float32_whatever_the_network_computed_in(
+    recipe: Make, mylab: ModuleType, micro_batch: int | None
+) -> None:
+    model, objective = built(recipe(loss=[{"use": "mylab.losses:Whole"}]))
+    step(model, objective, Training(precision="bf16-mixed", micro_batch=micro_batch))
+    (x,) = mylab.Whole.seen
+    assert (x.feature.dtype, x.embedding.dtype) == (torch.float32, torch.float32)
+    assert not torch.equal(x.feature, model(pixels()).feature)
+
+
 def test_a_part_as_large_as_the_batch_trains_to_the_bits_of_a_run_without_parts(
     digits: Path, tmp_path: Path, recipe: Make
 ) -> None:

@@ -152,8 +152,9 @@ class Rounded(NamedTuple):
 
 
 def _rounded(bank: Tensor) -> Rounded:
-    rows = torch.zeros(_multiple(len(bank), STEP), bank.shape[1] + 1, dtype=torch.bfloat16)
+    rows = torch.empty(_multiple(len(bank), STEP), bank.shape[1] + 1, dtype=torch.bfloat16)
     rows[: len(bank), -1] = 1
+    rows[len(bank) :] = 0
     rows[len(bank) :, -1] = torch.inf  # and so is r: no neighbour of anything
     longest, lost = [], []
     for block, into in zip(bank.split(BLOCK), rows[: len(bank)].split(BLOCK), strict=True):

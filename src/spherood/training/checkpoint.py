@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spherood.errors import CheckpointError
+from spherood.errors import CheckpointError, TrainingError
 from spherood.files import written_aside
 from spherood.models import Model, build_model, load_state
 from spherood.schema import parse, write_yaml
@@ -37,7 +38,7 @@ class Checkpoint:
     criterion: tuple[str, float] | None = None  # by what it is the best one, and how good
 
     def save(self, path: Path) -> None:
-        """Write aside, flush, rename."""
+        """Write aside, flush, rename. TrainingError where there is no room for it: what was there before stays."""
         content = {
             "format": FORMAT,
             "recipe": write_yaml(self.recipe),
@@ -49,8 +50,17 @@ class Checkpoint:
             "optimiser": dict(self.optimiser),
             "criterion": self.criterion,
         }
-        with written_aside(path) as aside:
-            torch.save(content, aside)
+        whole = io.BytesIO()  # torch, writing to a full disk itself, fails with an error that does not say so
+        torch.save(content, whole)
+        try:
+            with written_aside(path) as aside:
+                aside.write_bytes(whole.getbuffer())
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: the checkpoint cannot be written: {error.strerror or error}. Make room "
+                f"({whole.tell() / 1e6:,.0f} MB), then go on with the same command and --resume: the last checkpoint "
+                "is as it was."
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
