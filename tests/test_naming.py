@@ -61,7 +61,7 @@ def test_building_passes_the_settings_on() -> None:
             {"temprature": 1},
             "losses: 'cider' has no setting 'temprature'. Did you mean 'temperature'",
         ),
-        ("detectors", "knn", {"zzz": 1}, "detectors: 'knn' has no setting 'zzz'. Known: k."),
+        ("detectors", "knn", {"zzz": 1}, "detectors: 'knn' has no setting 'zzz'. Known: k, per_class, seed, storage."),
         ("detectors", "msp", {"zzz": 1}, "detectors: cannot make 'msp' from {'zzz': 1}: "),
         ("losses", "cross_entropy", {"args": 1}, "losses: cannot make 'cross_entropy' from {'args': 1}: "),
         ("losses", "cider", {"classes": 3, "temperature": "hot"}, "losses: cannot make 'cider' from {'classes': 3, "),

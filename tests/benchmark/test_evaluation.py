@@ -269,9 +269,9 @@ def test_each_image_is_decoded_once_whatever_is_asked_of_it(
 ) -> None:
     reads: list[Path] = []
 
-    def counted(path: Path) -> Image.Image:
+    def counted(path: Path, at_least: int | None = None) -> Image.Image:
         reads.append(path)
-        return decode.read_rgb(path)
+        return decode.read_rgb(path, at_least)
 
     monkeypatch.setattr(image_set, "read_rgb", counted)
     store = FeatureStore(tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,8 @@ def test_the_maker_takes_one_core_leaves_the_others_theirs_and_ends(
     for _ in batches.batches(recipe(), pixels, SHARES, 0, 2):
         assert torch.get_num_threads() == 2
         assert len(makers()) == 1
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(torch.get_num_threads).result() == 2
     assert its == [1] * len(SHARES)
     assert torch.get_num_threads() == 2
     assert not makers()
