@@ -95,10 +95,10 @@ def processor() -> str:
 def verdict(what: str, ratio: float, claim: float | None, at_least: bool) -> tuple[str, bool]:
     """The ratio with its claim, and whether the claim is missed."""
     if claim is None:
-        return f"   {what} {ratio:.2f}", False
+        return f"   {what} {ratio:.3g}", False
     missed = ratio < claim if at_least else ratio > claim
     bound = "at least" if at_least else "at most"
-    return f"   {what} {ratio:.2f} ({bound} {claim}: {'missed' if missed else 'holds'})", missed
+    return f"   {what} {ratio:.3g} ({bound} {claim}: {'missed' if missed else 'holds'})", missed
 
 
 def speed() -> bool:
@@ -130,7 +130,7 @@ def clusters(rows: int, shift: float, seed: int) -> Tensor:
 
 def agreement() -> bool:
     """Whether the AUROC of ours and of scikit-learn's k-th distance differ."""
-    bank, id_, ood = clusters(ROWS, 0, 1), clusters(QUERIES, 0, 2), clusters(QUERIES, 0.35, 3)
+    bank, id_, ood = clusters(ROWS, 0, 1), clusters(QUERIES, 0, 2), clusters(QUERIES, 0.7, 3)
     label = torch.cat([torch.zeros(QUERIES), torch.ones(QUERIES)]).numpy()
     neighbours = NearestNeighbors(algorithm="brute").fit(normalize(bank).numpy())
     any_missed = False

@@ -24,8 +24,8 @@ ITERATIONS = 100
 
 
 def by_class_mean(unit: Tensor, class_mean: Tensor) -> Tensor:
-    """Class (B,) of the nearest of unit directions (C, d) for each unit row (B, d)."""
-    return (unit @ class_mean.T).argmax(dim=1)
+    """Class (B,) of the nearest of unit directions (C, d) for each unit row (B, d); a class of NaN is never the one."""
+    return (unit @ class_mean.T).nan_to_num(nan=-2.0).argmax(dim=1)
 
 
 def by_neighbours(unit: Tensor, bank: Tensor, bank_label: Tensor, classes: int, k: int) -> Tensor:

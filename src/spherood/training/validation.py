@@ -69,7 +69,7 @@ class Validation:
         row: dict[str, Any] = {
             "of": "held-out images" if self.held_out else "training images",
             "accuracy": {
-                "class mean": accuracy(by_class_mean(unit, means.direction.float().nan_to_num(-1)), self.label),
+                "class mean": accuracy(by_class_mean(unit, means.direction.float()), self.label),
                 "k-NN": accuracy(by_neighbours(unit, known, self.bank_label, len(self.classes), VOTES), self.label),
             },
         }
