@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -39,6 +38,7 @@ from spherood.training.objective import Objective, reads
 from spherood.training.on_disk import OnDisk
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
+from spherood.training.signals import stop_signals
 from spherood.training.together import add_gradients, agree, anyone, share
 from spherood.training.trackers import Tracker, flat
 from spherood.training.validation import FILE as VALIDATION
@@ -201,7 +201,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
     network: nn.Module = torch.compile(state.model) if recipe.training.compile else state.model  # type: ignore[assignment]
     done = min((state.epoch * per_epoch + state.step) * batch, images * epochs)
     shown = progress(recipe.name, images * epochs, done=done) if mine.first else nullcontext(_silent)
-    with _stop_signals() as stopped, shown as advance:
+    with stop_signals() as stopped, shown as advance:
         while state.epoch < epochs:
             state.objective.at(state.epoch)
             if state.step == 0:
@@ -320,27 +320,6 @@ def _checkpoint(run: Run, state: State, criterion: tuple[str, float] | None = No
         state.optimiser.state_dict(),
         criterion,
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once Ctrl-C or SIGTERM asked to stop; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stopped_message(run: Run, state: State) -> str:
