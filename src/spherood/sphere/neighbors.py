@@ -58,7 +58,7 @@ def nearest(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     cosine, index = _search_rounded(query, parts[0], k)
     for number, part in enumerate(parts[1:], start=1):
         more, where = _search_rounded(query, part, k)
-        cosine, index = _joined(cosine, index, more, where + number * len(parts[0]), k)
+        cosine, index = joined(cosine, index, more, where + number * len(parts[0]), k)
     return cosine, index
 
 
@@ -87,12 +87,13 @@ def _nearest_of_tile(
             cosine, index = _search_all(query, part, k, buffer)
         index += number * len(parts[0])
         if number:
-            cosine, index = _joined(best, where, cosine, index, k)
+            cosine, index = joined(best, where, cosine, index, k)
         best, where = cosine, index
     return best, where
 
 
-def _joined(best: Tensor, where: Tensor, cosine: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def joined(best: Tensor, where: Tensor, cosine: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest (all, where there are fewer) of two answers to the same queries, nearest first."""
     cosine, index = torch.cat([best, cosine], dim=1), torch.cat([where, index], dim=1)
     cosine, chosen = cosine.topk(min(k, cosine.shape[1]), dim=1)
     return cosine, index.gather(1, chosen)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spherood.sphere.neighbors import nearest
+from spherood.sphere.neighbors import joined, nearest
 
 TILE = 16_384  # rows of the bank; 32 MiB in float32 for D = 512
 QUERY_TILE = 512
@@ -35,9 +35,7 @@ def nearest_stored(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]
     for number, tile in enumerate(bank.split(TILE)):
         few = min(most, len(tile))
         cosine, index = _largest(query, tile, few) if narrow else nearest(query, tile.float(), few)
-        cosine, index = torch.cat([best, cosine], dim=1), torch.cat([where, index + number * TILE], dim=1)
-        best, chosen = cosine.topk(min(most, cosine.shape[1]), dim=1)
-        where = index.gather(1, chosen)
+        best, where = joined(best, where, cosine, index + number * TILE, most)
     return _compared(query, bank, where, k) if narrow else (best, where)
 
 
