@@ -100,7 +100,7 @@ def main() -> int:
             size = read(folder)
             load, bare_read, times = in_turns(lambda at=folder: Bundle.load(at), lambda at=folder: read(at), LOADS)
             bundle = Bundle.load(folder)
-        model, preprocess = bundle.model, bundle.preprocess
+        model, preprocess = bundle.runtime.model, bundle.preprocess
         assert isinstance(model, Model)
         assert preprocess is not None
         one, network, ratio = in_turns(

@@ -56,7 +56,7 @@ def bundles() -> dict[str, Bundle]:
     found = {}
     for score, rows in SCORES:
         bundle = Bundle.fit(feature[:rows], label[:rows], score=score, held_out=feature[ROWS:])
-        names = [f"{row}.png" for row in range(rows)] if has_bank(bundle.detector) else []
+        names = [f"{row}.png" for row in range(rows)] if has_bank(bundle.runtime.detector) else []
         found[f"{score}, {rows:,}"] = replace(bundle, bank_names=names)
     return found
 

@@ -24,7 +24,8 @@ ORDER = """
 WITHOUT_TORCH = """
     version errors files schema naming progress outputs calibration/* metrics/* data data/decode data/preprocess
     data/feature_file data/groups data/parts
-    bundle bundle/card bundle/decision bundle/hub bundle/manifest bundle/origin bundle/verdict cli/*
+    bundle bundle/bank bundle/bundle bundle/card bundle/decision bundle/hub bundle/manifest bundle/onnx_runtime
+    bundle/origin bundle/runtime bundle/trust bundle/verdict cli/*
 """
 ROOMS, FREE_OF_TORCH = ORDER.split(), WITHOUT_TORCH.split()
 

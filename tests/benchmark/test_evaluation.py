@@ -180,7 +180,7 @@ def test_the_bundle_of_a_score_of_layers_says_what_was_measured(
     found = evaluate(staged(subject), protocol(), world, FeatureStore(tmp_path / "store"), [text])
     make_bundle(found, text).save(tmp_path / "bundle")
     loaded = so.Bundle.load(tmp_path / "bundle")
-    assert isinstance(loaded.detector, Layers)
+    assert isinstance(loaded.runtime.detector, Layers)
     verdicts = loaded.predict(list(np.load(world / "blue.npy")))
     result = found.evaluation.scores[text]
     np.testing.assert_allclose([one.score for one in verdicts], result.ood_score["blue"], rtol=1e-5, atol=1e-5)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spherood.bundle import Bundle, Promise, Score
 from spherood.bundle.encoder import origin_of
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.data import Preprocess
 from spherood.detectors import KNN
 from spherood.models import Model, ModelSettings, build_model, infer
@@ -34,13 +35,10 @@ def build(seed: int = 0) -> Bundle:
     )
     detector = KNN(k=4).fit(train)
     return Bundle(
-        model=model,
-        origin=origin_of(SETTINGS, 3),
-        preprocess=preprocess,
+        runtime=TorchRuntime(detector, model, origin_of(SETTINGS, 3), preprocess),
         classes=("cat", "dog", "größe"),
         score=Score.model_validate({"use": "knn", "with": {"k": 4}}),
-        detector=detector,
-        class_mean=normalize(torch.stack([train[row::3].mean(dim=0) for row in range(3)])),
+        class_mean=normalize(torch.stack([train[row::3].mean(dim=0) for row in range(3)])).numpy(),
         held_out_score=detector.score(held_out).double().numpy(),
         promise=Promise(false_alarm_rate=0.05, confidence=0.95, held_out=70),
         bank_names=[f"dog/{row}.png" for row in range(30)],
@@ -76,14 +74,13 @@ class MeanColour(nn.Module):
 def colours() -> Bundle:
     """Red, green, blue; a bank of the three pure colours and three mixed ones; k = 1; held-out scores 0 to 0.69."""
     bank = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.8, 0.6, 0], [0, 0.8, 0.6], [0.6, 0, 0.8]])
+    preprocess = Preprocess(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    model = Model(MeanColour(), None, None)
     return Bundle(
-        model=Model(MeanColour(), None, None),
-        origin=origin_of(SETTINGS, 3),
-        preprocess=Preprocess(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        runtime=TorchRuntime(KNN(k=1).fit(bank), model, origin_of(SETTINGS, 3), preprocess),
         classes=("red", "green", "blue"),
         score=Score.model_validate({"use": "knn", "with": {"k": 1}}),
-        detector=KNN(k=1).fit(bank),
-        class_mean=torch.eye(3),
+        class_mean=np.eye(3, dtype=np.float32),
         held_out_score=np.arange(70) / 100,
         promise=Promise(false_alarm_rate=0.05, confidence=0.95, held_out=70),
         bank_names=["red", "green", "blue", "orange", "teal", "violet"],

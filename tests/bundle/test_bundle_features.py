@@ -22,6 +22,7 @@ from sklearn.ensemble import IsolationForest
 import spherood.bundle.bundle as module
 from spherood import calibration
 from spherood.bundle import Bundle, Promise, Score, read_manifest
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.data.image_set import ImageSet
 from spherood.detectors import KNN, MSP, Combined, Layers
 from spherood.errors import BundleError, CalibrationError, ConfigError, ShapeError
@@ -46,16 +47,21 @@ def fitted() -> Bundle:
 
 
 def test_three_tenths_calibrate_and_the_rest_is_the_bank(fitted: Bundle) -> None:
-    assert (len(fitted.held_out_score), len(fitted.detector.bank)) == (90, 210)
+    assert (len(fitted.held_out_score), len(fitted.runtime.detector.bank)) == (90, 210)
     assert fitted.promise == Promise(false_alarm_rate=0.05, confidence=0.95, held_out=90)
     assert fitted.threshold() == calibration.threshold(fitted.held_out_score, 0.05, 0.95)
-    assert (fitted.classes, fitted.model, fitted.preprocess, fitted.origin) == (("0", "1", "2"), None, None, None)
+    assert (fitted.classes, fitted.runtime.model, fitted.preprocess, fitted.runtime.origin) == (
+        ("0", "1", "2"),
+        None,
+        None,
+        None,
+    )
 
 
 def test_held_out_features_calibrate_and_every_other_row_is_fitted() -> None:
     feature, held_out = blobs(40, 0)[0], blobs(299, 1)[0]
     found = Bundle.fit(feature, score="knn:k=3", held_out=held_out, false_alarm_rate=0.02, confidence=0.9)
-    assert len(found.detector.bank) == 40
+    assert len(found.runtime.detector.bank) == 40
     np.testing.assert_array_equal(found.held_out_score, KNN(k=3).fit(feature).score(held_out).double().numpy())
     assert found.promise == Promise(false_alarm_rate=0.02, confidence=0.9, held_out=299)
     assert (found.classes, found.class_mean) == ((), None)
@@ -63,7 +69,7 @@ def test_held_out_features_calibrate_and_every_other_row_is_fitted() -> None:
 
 
 def test_without_a_score_one_is_chosen_by_what_there_is() -> None:
-    assert isinstance(Bundle.fit(*blobs(300, 0)).detector, Combined)
+    assert isinstance(Bundle.fit(*blobs(300, 0)).runtime.detector, Combined)
     plain = Bundle.fit(blobs(300, 0)[0])
     assert plain.score == Score.model_validate({"use": "knn", "with": {"k": 10}})
 
@@ -82,7 +88,7 @@ def test_too_few_features_are_refused_with_the_number_that_would_do() -> None:
 
 def test_a_score_and_a_verdict_are_those_of_the_detector_and_the_threshold(fitted: Bundle) -> None:
     found = fitted.predict(NEW)
-    score = fitted.detector.score(NEW).double().numpy()
+    score = fitted.runtime.detector.score(NEW).double().numpy()
     np.testing.assert_allclose([verdict.score for verdict in found], score, rtol=1e-6)
     assert [verdict.is_ood for verdict in found] == (score > fitted.threshold()).tolist()
     assert len({verdict.is_ood for verdict in found}) == 2
@@ -164,7 +170,7 @@ def test_images_given_to_a_bundle_of_features_are_told_the_way_out(fitted: Bundl
     for ask in (
         lambda: fitted.predict(list(noise)),
         lambda: fitted.predict(noise),
-        lambda: fitted.outputs(noise),
+        lambda: fitted.runtime.outputs(noise),
         lambda: fitted.pixels(Image.fromarray(noise[0])),
     ):
         with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
@@ -179,20 +185,17 @@ def test_a_stack_of_pixels_is_as_good_as_a_list_and_one_picture_is_no_stack(bund
 
 def test_a_bundle_with_a_network_takes_features_too(bundle: Bundle, noise: Array) -> None:
     pixels = np.stack([bundle.pixels(Image.fromarray(one)) for one in noise])
-    outputs = bundle.outputs(pixels)
+    outputs = bundle.runtime.outputs(pixels)
     assert bundle.predict(outputs) == bundle.predict(list(noise)) == bundle.predict(outputs.feature.numpy())
 
 
 def reading_logits(**kwargs: Any) -> Bundle:
     """Maximum softmax; held-out scores run from -1 to -.4."""
     settings: dict[str, Any] = {
-        "model": None,
-        "origin": None,
-        "preprocess": None,
+        "runtime": TorchRuntime(MSP()),
         "classes": ("a", "b"),
         "score": Score.model_validate({"use": "msp"}),
-        "detector": MSP(),
-        "class_mean": torch.eye(2),
+        "class_mean": np.eye(2, dtype=np.float32),
         "held_out_score": np.linspace(-1, -0.4, 61),
         "promise": Promise(false_alarm_rate=0.05, confidence=0.95, held_out=61),
     }
@@ -208,7 +211,7 @@ def test_a_bundle_of_logits_reads_a_bare_array_as_logits_and_then_knows_no_class
     whole = reading_logits().predict(Outputs(feature, logits=logits))
     assert [(verdict.score, verdict.nearest_class) for verdict in whole] == [(bare[0].score, "b"), (bare[1].score, "a")]
     with pytest.raises(ConfigError, match=r"it reads logits\. Pass logits \(N, C\), or wrap"):
-        reading_logits().outputs(np.zeros((1, 8, 8, 3), np.uint8))
+        reading_logits().runtime.outputs(np.zeros((1, 8, 8, 3), np.uint8))
     with pytest.raises(ConfigError, match="reads logits, which this model does not have"):
         reading_logits().predict(Outputs(feature))
 
@@ -243,7 +246,8 @@ def test_what_is_loaded_gives_the_verdicts_of_what_was_saved(fitted: Bundle, tmp
         one.save(tmp_path / str(number))
         loaded = Bundle.load(tmp_path / str(number))
         assert loaded.predict(NEW) == one.predict(NEW)
-        assert (loaded.model, loaded.origin, loaded.preprocess, loaded.half) == (None, None, None, False)
+        assert (loaded.runtime.model, loaded.runtime.origin, loaded.preprocess) == (None, None, None)
+        assert not loaded.runtime.half
         assert loaded.promise == one.promise
         assert loaded.threshold(0.2) == one.threshold(0.2)
     assert loaded.predict(NEW)[0].neighbours[0].name
@@ -261,14 +265,14 @@ def test_what_is_loaded_gives_the_verdicts_of_what_was_saved(fitted: Bundle, tmp
 def test_half_of_the_bank_is_half_of_the_file_and_comes_back_as_it_was(fitted: Bundle, tmp_path: Path) -> None:
     detector = KNN(k=5).fit(blobs(300, 0)[0])
     detector.bank = detector.bank.half().float()
-    half = replace(fitted, detector=detector, half=True)
+    half = replace(fitted, runtime=TorchRuntime(detector, half=True))
     half.save(tmp_path)
     (file,) = tmp_path.glob("detector-*")
     stored = load_file(file)
     assert (stored["detector.bank"].dtype, stored["class_mean"].dtype) == (torch.float16, torch.float32)
     loaded = Bundle.load(tmp_path)
-    assert loaded.half
-    torch.testing.assert_close(loaded.detector.bank, detector.bank, rtol=0, atol=0)
+    assert loaded.runtime.half
+    torch.testing.assert_close(loaded.runtime.detector.bank, detector.bank, rtol=0, atol=0)
     assert loaded.predict(NEW) == half.predict(NEW)
     loaded.save(tmp_path / "again")
     assert next((tmp_path / "again").glob("detector-*")).read_bytes() == file.read_bytes()
@@ -278,7 +282,7 @@ def test_small_images_are_kept_and_are_those_of_the_neighbours(fitted: Bundle, t
     assert fitted.thumbnails is None
     plain = fitted.predict(NEW)[0]
     assert plain.neighbours == ()
-    rows = len(fitted.detector.bank)
+    rows = len(fitted.runtime.detector.bank)
     names = [f"{row}.png" for row in range(rows)]
     colours = np.repeat(np.arange(rows, dtype=np.uint8), 12 * 20 * 3).reshape(rows, 12, 20, 3)
     images = ImageSet("bank", colours, np.full(rows, -1), names)
@@ -312,7 +316,10 @@ def test_a_score_or_a_network_without_a_name_is_refused_before_anything_is_writt
     assert nameless.predict(NEW)[0].score > 0
     for one, message in (
         (nameless, r"^KNN: a bundle keeps a score by its name\. Give it as 'name:setting=value'"),
-        (replace(bundle, origin=None), r"^the network came as an object, .* Name it as package\.module:function"),
+        (
+            replace(bundle, runtime=replace(bundle.runtime, origin=None)),
+            r"^the network came as an object, .* Name it as package\.module:function",
+        ),
     ):
         with pytest.raises(BundleError, match=message):
             one.save(tmp_path / "bundle")
@@ -359,7 +366,7 @@ def test_a_score_of_ones_own_is_imported_only_where_it_is_trusted(own_score: Any
     assert "their_score" not in sys.modules
     loaded = Bundle.load(tmp_path / "bundle", trust=["their_score:Mine"])
     assert mark.exists()
-    assert type(loaded.detector).__name__ == "Mine"
+    assert type(loaded.runtime.detector).__name__ == "Mine"
     assert loaded.predict(NEW) == made.predict(NEW)
 
 
@@ -369,7 +376,7 @@ def test_a_score_of_ones_own_inside_a_combination_is_imported_only_where_it_is_t
     settings = {"scores": ["knn:k=2", "their_score:Mine:k=4"]}
     detector = Combined(**settings).fit(*blobs(300, 0))
     score = Score.model_validate({"use": "combined", "with": settings})
-    made = replace(fitted, detector=detector, score=score)
+    made = replace(fitted, runtime=TorchRuntime(detector), score=score)
     made.save(tmp_path / "bundle")
     mark = own_score()
     with pytest.raises(BundleError, match=r"its score is their_score:Mine, which is no part of spherood"):
@@ -386,7 +393,9 @@ def test_a_score_of_ones_own_inside_a_score_of_layers_is_imported_only_where_it_
     (feature, label), settings = blobs(300, 0), {"score": inside}
     rows = torch.as_tensor(feature)
     detector = Layers(**settings).fit(Outputs(rows, layers=(rows[:, :2], rows)), label)
-    made = replace(fitted, detector=detector, score=Score.model_validate({"use": "layers", "with": settings}))
+    made = replace(
+        fitted, runtime=TorchRuntime(detector), score=Score.model_validate({"use": "layers", "with": settings})
+    )
     made.save(tmp_path / "bundle")
     mark = own_score()
     with pytest.raises(BundleError, match=r"its score is their_score:Mine, which is no part of spherood"):
@@ -395,7 +404,7 @@ def test_a_score_of_ones_own_inside_a_score_of_layers_is_imported_only_where_it_
     loaded, new = Bundle.load(tmp_path / "bundle", trust=["their_score:Mine"]), torch.as_tensor(NEW)
     query = Outputs(new, layers=(new[:, :2], new))
     assert loaded.code == ["their_score:Mine"]
-    assert torch.equal(loaded.detector.score(query), detector.score(query))
+    assert torch.equal(loaded.runtime.detector.score(query), detector.score(query))
 
 
 def test_a_local_folder_needs_no_hub(
@@ -420,7 +429,7 @@ def test_a_bundle_of_the_first_format_says_to_make_it_anew(fitted: Bundle, tmp_p
         content["format"] = 1
         content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() if seal else ""
         path.write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(BundleError, match=r"bundle format 1, this version reads 2\. Make it anew\.$"):
+        with pytest.raises(BundleError, match=r"bundle format 1, this version reads 3\. Make it anew\.$"):
             Bundle.load(tmp_path)
 
 

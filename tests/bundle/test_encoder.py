@@ -58,7 +58,7 @@ def comes_back(encoder: Encoder, folder: Path, **kwargs: Any) -> Bundle:
     loaded = Bundle.load(folder, **kwargs)
     assert loaded.predict(NEW) == made.predict(NEW)
     assert len({verdict.score for verdict in loaded.predict(NEW)}) == len(NEW)
-    assert (loaded.origin, loaded.preprocess) == (encoder.origin, encoder.preprocess)
+    assert (loaded.runtime.origin, loaded.preprocess) == (encoder.origin, encoder.preprocess)
     assert loaded.provenance["model"] == encoder.name
     return loaded
 
@@ -85,7 +85,7 @@ def test_a_run_is_found_by_name_or_by_folder_and_comes_back(run: Path, tmp_path:
         assert (found.name, found.preprocess, found.classes) == ("noise", SMALL, ("a", "b", "c"))
         assert isinstance(found.origin, ResNetOrigin)
         assert (found.origin.settings["encoder"], found.origin.outputs) == ("resnet8", 3)
-        model = comes_back(found, tmp_path / f"{place.name}.bundle").model
+        model = comes_back(found, tmp_path / f"{place.name}.bundle").runtime.model
         assert isinstance(model, Model)
         assert not model.training
         assert model.classifier is not None
@@ -172,7 +172,7 @@ def test_an_onnx_file_lies_in_the_bundle_as_it_was(
     (file,) = (tmp_path / "bundle").glob("model-*.onnx")
     assert file.read_bytes() == content
     assert read_manifest(tmp_path / "bundle").files["model"].name == file.name
-    after = loaded.outputs(pictures(2, 0))
+    after = loaded.runtime.outputs(pictures(2, 0))
     assert before.logits is not None
     assert after.logits is not None
     assert torch.equal(after.feature, before.feature)
@@ -342,9 +342,9 @@ def test_a_network_of_timm_comes_back_with_the_weights_it_had(timm: Any, tmp_pat
     assert (found.name, found.classes, found.origin) == ("tiny", 5, TimmOrigin(name="tiny"))
     assert found.preprocess == Preprocess(size=8, short_side=10, kernel="bicubic", mean=(0.1,) * 3, std=(0.5,) * 3)
     loaded = comes_back(found, tmp_path / "bundle")
-    assert loaded.model is not None
-    assert not loaded.model.training
-    logits = loaded.outputs(pictures(2, 0)).logits
+    assert loaded.runtime.model is not None
+    assert not loaded.runtime.model.training
+    logits = loaded.runtime.outputs(pictures(2, 0)).logits
     expected = infer(found.model, torch.from_numpy(pictures(2, 0)), found.preprocess).logits
     assert logits is not None
     torch.testing.assert_close(logits, expected)

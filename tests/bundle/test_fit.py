@@ -164,7 +164,7 @@ def test_the_promise_holds_through_the_whole_path() -> None:
         feature = (rng.normal(size=(1000 + fresh, 4)) + np.eye(4)[0]).astype(np.float32)
         bundle = Bundle.fit(feature[:1000], score="knn:k=1", false_alarm_rate=rate, seed=seed)
         assert len(bundle.held_out_score) == bundle.promise.held_out == held_out
-        found.append(np.mean(bundle.detector.score(feature[1000:]).numpy() > bundle.threshold()))
+        found.append(np.mean(bundle.runtime.detector.score(feature[1000:]).numpy() > bundle.threshold()))
     broken = sum(share > rate for share in found)
     law = [above + 1, held_out - above]  # of the true rate: Beta
     mean, deviation = law[0] / sum(law), np.sqrt(law[0] * law[1] / sum(law) ** 2 / (sum(law) + 1))
@@ -362,7 +362,7 @@ def test_half_rounds_the_bank_and_calibration_goes_through_it(candidate: str) ->
     assert not torch.equal(banks[0], banks[1])
     np.testing.assert_array_equal(half.held_out_score, found.calibrate.scored(half.detector))
     assert (half.held_out_score != plain.held_out_score).any()
-    assert Bundle.of(half, half=True).half
+    assert Bundle.of(half, half=True).runtime.half
 
 
 def test_a_coreset_keeps_every_class_in_proportion_and_leaves_the_other_parts_alone() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spherood import Guard
 from spherood.bundle import Bundle, Promise, Score
 from spherood.bundle.guard import features_of
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.detectors import KNN, MSP, Detector, Layers
 from spherood.errors import CalibrationError, ConfigError, ShapeError
 from spherood.outputs import Outputs
@@ -70,12 +71,9 @@ def bundle(model: Network) -> Bundle:
 def reading(detector: Detector, score: str) -> Bundle:
     """A bundle without class means, of held-out scores -1 to -0.34."""
     return Bundle(
-        model=None,
-        origin=None,
-        preprocess=None,
+        runtime=TorchRuntime(detector),
         classes=(),
         score=Score.model_validate({"use": score, "with": {}}),
-        detector=detector,
         class_mean=None,
         held_out_score=np.linspace(-1, -0.34, 70),
         promise=Promise(false_alarm_rate=0.05, confidence=0.95, held_out=70),
@@ -379,6 +377,6 @@ def test_features_of_refuses_a_model_that_trains_and_a_stream_that_is_empty(mode
 def test_a_bundle_that_reads_several_layers_cannot_guard(model: Network) -> None:
     rows = model.feature(images(300))
     judge = Layers(score="knn:k=2").fit(Outputs(rows, layers=(rows[:, :2], rows)))
-    bundle = replace(fitted(rows), detector=judge)
+    bundle = replace(fitted(rows), runtime=TorchRuntime(judge))
     with pytest.raises(ConfigError, match=r"^Guard: the bundle reads several layers, and a guard takes one\."):
         Guard(model, bundle)

@@ -58,7 +58,7 @@ def test_a_file_of_features_becomes_a_bundle_whose_parts_share_no_row(known: Pat
     names = [set(part.names) for part in (parts.fit, parts.choose, parts.calibrate)]
     assert len(set.union(*names)) == sum(map(len, names)) == 300
     assert len(names[2]) == made.bundle.promise.held_out == 90
-    assert (made.bundle.classes, made.bundle.model, made.test, dict(made.ood)) == (
+    assert (made.bundle.classes, made.bundle.runtime.model, made.test, dict(made.ood)) == (
         ("cat", "cow", "dog"),
         None,
         None,
@@ -92,7 +92,7 @@ def test_everything_that_is_asked_for_reaches_the_bundle(known: Path, plain: Rea
     assert (promise.false_alarm_rate, promise.confidence, promise.held_out) == (0.02, 0.9, 400)
     assert (promise.review_rate, promise.by_class, promise.pooled) == (0.1, True, ("cat", "cow", "dog"))  # 149 needed
     assert made.bundle.licences == wanted.licences
-    assert len(made.bundle.detector.bank) == 300  # held-out rows come apart, and nothing is chosen
+    assert len(made.bundle.runtime.detector.bank) == 300  # held-out rows come apart, and nothing is chosen
     assert made.bundle.provenance == {
         "known": str(known),
         "held-out": str(wanted.held_out),
@@ -186,10 +186,10 @@ def test_a_coreset_in_half_precision_tells_what_it_costs(known: Path, plain: Rea
     ood = {"far": saved(tmp_path / "far.npz", blobs(60, 3, shift=0.3))}
     whole, small = (make(Wanted(known, scores=["knn:k=3"], ood=ood, coreset=size, half=bool(size)), plain)
                     for size in (None, 21))  # fmt: skip
-    bank = small.bundle.detector.bank
-    assert (len(whole.bundle.detector.bank), len(bank), small.bundle.half) == (210, 21, True)
+    bank = small.bundle.runtime.detector.bank
+    assert (len(whole.bundle.runtime.detector.bank), len(bank), small.bundle.runtime.half) == (210, 21, True)
     assert (bank == bank.half().float()).all()
-    score = small.fitted.parts.calibrate.scored(small.bundle.detector)
+    score = small.fitted.parts.calibrate.scored(small.bundle.runtime.detector)
     np.testing.assert_array_equal(small.bundle.held_out_score, score)
     assert small.fitted.parts.fit.label is not None
     proportion = np.bincount(whole.fitted.parts.fit.label) / 10  # type: ignore[arg-type]
@@ -343,7 +343,7 @@ def test_the_classifier_reaches_the_score_and_a_score_of_logits_reads_them(
     make(Wanted(photos / "known", scores=["knn:k=2"]), images)
     assert seen == [images.encoder.model.classifier]
     made = make(Wanted(photos / "known", scores=["msp"], ood={"boards": photos / "boards"}), images)
-    assert (made.bundle.detector.reads, made.bundle.detector.width) == ("logits", None)
+    assert (made.bundle.runtime.detector.reads, made.bundle.runtime.detector.width) == ("logits", None)
     (found,) = made.bundle.results.ood
     assert found.msp == found.caught
 
@@ -351,7 +351,7 @@ def test_the_classifier_reaches_the_score_and_a_score_of_logits_reads_them(
 def test_the_auroc_of_the_table_is_against_the_images_that_calibrate(photos: Path, images: Reader) -> None:
     made = make(Wanted(photos / "known", ood={"boards": photos / "boards"}, scores=["knn:k=2"]), images)
     boards: Rows = made.ood["boards"]
-    expected = metrics.auroc(made.bundle.held_out_score, boards.scored(made.bundle.detector))
+    expected = metrics.auroc(made.bundle.held_out_score, boards.scored(made.bundle.runtime.detector))
     assert made.bundle.results.ood[0].auroc == expected
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spherood.bundle import Bundle
-from spherood.detectors import Mahalanobis
+from spherood.detectors import KNN, Detector, Mahalanobis
 from spherood.errors import CalibrationError, ConfigError, ImageError, ShapeError
 
 Pixels = NDArray[np.uint8]
@@ -18,6 +18,10 @@ Pixels = NDArray[np.uint8]
 
 def plain(*colour: int) -> Pixels:
     return np.full((2, 2, 3), colour, dtype=np.uint8)
+
+
+def with_(bundle: Bundle, detector: Detector, **other: object) -> Bundle:
+    return replace(bundle, runtime=replace(bundle.runtime, detector=detector), **other)
 
 
 def test_the_score_and_the_three_nearest_training_images_are_those_of_the_planted_colours(colours: Bundle) -> None:
@@ -112,7 +116,9 @@ def test_a_large_picture_is_resized_by_the_bundles_own_rule(bundle: Bundle, tmp_
     by_hand = large.resize((13, 8), Image.Resampling.BILINEAR).crop((2, 0, 10, 8))
     (found,), (expected,) = bundle.predict([tmp_path / "large.png"]), bundle.predict([by_hand])
     assert found == expected
-    stretched = replace(bundle, preprocess=bundle.preprocess.model_copy(update={"resize": "stretch"}))
+    stretched = replace(
+        bundle, runtime=replace(bundle.runtime, preprocess=bundle.preprocess.model_copy(update={"resize": "stretch"}))
+    )
     assert stretched.predict([large])[0].score != expected.score
 
 
@@ -165,7 +171,7 @@ def test_a_score_without_a_bank_has_no_neighbours_and_a_small_bank_has_few(
         np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32) + np.eye(3, dtype=np.float32)[[0, 1] * 30]
     )
     detector = Mahalanobis().fit(feature, np.array([0, 1] * 30))
-    assert replace(colours, detector=detector).predict([plain(1, 2, 3)])[0].neighbours == ()
+    assert with_(colours, detector).predict([plain(1, 2, 3)])[0].neighbours == ()
     assert replace(colours, bank_names=[]).predict([plain(1, 2, 3)])[0].neighbours == ()
-    small = replace(colours, detector=type(colours.detector)(k=1).fit(np.eye(3, dtype=np.float32)[:2]), bank_names="ab")
+    small = with_(colours, KNN(k=1).fit(np.eye(3, dtype=np.float32)[:2]), bank_names="ab")
     assert [near.name for near in small.predict([plain(1, 2, 0)])[0].neighbours] == ["b", "a"]

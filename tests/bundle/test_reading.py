@@ -46,9 +46,9 @@ def features(tmp_path: Path) -> Path:
 @pytest.fixture
 def reader(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Reader:
     made = make_bundle()
-    assert made.model is not None
+    assert made.runtime.model is not None
     assert made.preprocess is not None
-    encoder = Encoder("tiny", made.model, made.preprocess)
+    encoder = Encoder("tiny", made.runtime.model, made.preprocess)
     return Reader(encoder, FeatureStore(tmp_path / "store"), tmp_path)
 
 

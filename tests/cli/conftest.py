@@ -15,6 +15,7 @@ from PIL import Image
 
 from spherood.bundle import Bundle, Promise, Score
 from spherood.bundle.encoder import origin_of
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.cli import main
 from spherood.data import Preprocess
 from spherood.detectors import KNN
@@ -70,13 +71,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     detector = KNN(k=3).fit(train)
     folder = tmp_path_factory.mktemp("shipped") / "bundle"
     Bundle(
-        model=model,
-        origin=origin_of(SETTINGS, 2),
-        preprocess=PREPROCESS,
+        runtime=TorchRuntime(detector, model, origin_of(SETTINGS, 2), PREPROCESS),
         classes=("cat", "dog"),
         score=Score.model_validate({"use": "knn", "with": {"k": 3}}),
-        detector=detector,
-        class_mean=normalize(torch.stack([train[::2].mean(dim=0), train[1::2].mean(dim=0)])),
+        class_mean=normalize(torch.stack([train[::2].mean(dim=0), train[1::2].mean(dim=0)])).numpy(),
         held_out_score=detector.score(held_out).double().numpy(),
         promise=Promise(false_alarm_rate=0.05, confidence=0.95, held_out=70),
         bank_names=[f"dog/{row}.png" for row in range(30)],

@@ -208,8 +208,8 @@ def test_a_bundle_brings_the_bank_back_as_it_was_kept(storage: str, tmp_path: Pa
     bundle = Bundle.fit(known, label, score=f"knn:k=3:storage={storage}", false_alarm_rate=0.2)
     bundle.save(tmp_path)
     loaded = Bundle.load(tmp_path)
-    assert loaded.detector.bank.dtype == getattr(torch, storage)
-    assert torch.equal(loaded.detector.bank, bundle.detector.bank)
+    assert loaded.runtime.detector.bank.dtype == getattr(torch, storage)
+    assert torch.equal(loaded.runtime.detector.bank, bundle.runtime.detector.bank)
     assert loaded.predict(query) == bundle.predict(query)
 
 
@@ -289,7 +289,7 @@ def test_a_bundle_of_a_drawn_bank_names_the_right_images(tmp_path: Path) -> None
         bundle = Bundle.of(fitted, half=True)
         bundle.save(tmp_path / f"{number}")
         loaded = Bundle.load(tmp_path / f"{number}")
-        judge = next(part for part in loaded.detector.modules() if isinstance(part, KNN))
+        judge = next(part for part in loaded.runtime.detector.modules() if isinstance(part, KNN))
         verdicts = loaded.predict(feature[judge.row].numpy())
         assert [verdict.neighbours[0].name for verdict in verdicts] == [f"{i}.png" for i in judge.row.tolist()]
         assert verdicts == bundle.predict(feature[judge.row].numpy())

@@ -148,7 +148,7 @@ def test_the_score_that_was_chosen_catches_more_than_unit_mahalanobis_and_far_mo
     made: Made,
 ) -> None:
     unit = Mahalanobis(unit=True).fit(made.fitted.parts.fit.batches())
-    found = {"chosen": made.bundle.detector, "mahalanobis:unit=true": unit, "msp": MSP()}
+    found = {"chosen": made.bundle.runtime.detector, "mahalanobis:unit=true": unit, "msp": MSP()}
     shares = {name: caught(made, detector) for name, detector in found.items()}
     print(f"\ncaught at exactly 5 % of test images ({', '.join(OOD)}); chosen is {made.fitted.choice.chosen}")
     for name, some in shares.items():
@@ -165,7 +165,7 @@ def test_the_table_of_the_bundle_says_what_was_caught_beside_maximum_softmax(mad
         assert one.msp is not None
         assert one.auroc is not None
         print(f"{one.name}: {100 * one.caught.value:.1f}, {100 * one.msp.value:.1f}; AUROC {100 * one.auroc:.2f}")
-        assert one.caught.value == np.mean(made.ood[one.name].scored(made.bundle.detector) > made.bundle.threshold())
+        assert one.caught.value == np.mean(made.ood[one.name].scored(made.bundle.runtime.detector) > made.bundle.threshold())
         assert one.caught.low > one.msp.high
         assert one.auroc > 0.8
 
@@ -175,7 +175,7 @@ def test_a_loaded_bundle_says_of_a_file_what_was_measured(made: Made, lists: Pat
     bundle = Bundle.load(tmp_path)
     rows = made.ood["tin"]
     verdicts = bundle.predict([lists / name for name in rows.names[:64]])  # 64 px, of any shape
-    measured = rows.scored(made.bundle.detector)[:64]
+    measured = rows.scored(made.bundle.runtime.detector)[:64]
     np.testing.assert_allclose([it.score for it in verdicts], measured, rtol=1e-4)
     sure = np.abs(measured - bundle.threshold()) > 1e-3
     assert [it.is_ood for it, s in zip(verdicts, sure, strict=True) if s] == list(measured[sure] > bundle.threshold())

@@ -9,6 +9,7 @@ from spherood.bundle import Promise, Score
 from spherood.bundle.bundle import Bundle
 from spherood.bundle.expectation import share
 from spherood.bundle.manifest import Measured, Results, Share
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.detectors.knn import has_bank
 from spherood.errors import ConfigError
 
@@ -31,13 +32,10 @@ def make_bundle(evaluated: Evaluated, score: str) -> Bundle:
     detector = evaluated.detectors[score]
     achieved, tests = result.achieved, len(evaluated.test.images)
     return Bundle(
-        model=subject.model,
-        origin=subject.origin,
-        preprocess=subject.preprocess,
+        runtime=TorchRuntime(detector, subject.model, subject.origin, subject.preprocess),
         classes=evaluated.classes,
         score=Score.model_validate({"use": use, "with": with_}),
-        detector=detector,
-        class_mean=evaluated.class_mean,
+        class_mean=evaluated.class_mean.numpy(),
         held_out_score=result.held_out_score,
         promise=Promise(
             false_alarm_rate=result.false_alarm_rate,

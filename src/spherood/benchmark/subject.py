@@ -15,6 +15,7 @@ from spherood.bundle.bundle import Bundle
 from spherood.bundle.encoder import foreign_encoder, function_encoder, is_of_a_run, run_encoder, timm_encoder
 from spherood.bundle.manifest import MANIFEST
 from spherood.bundle.origin import Origin
+from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.data import Preprocess
 from spherood.errors import CheckpointError, ConfigError
 from spherood.models.foreign import SUFFIXES
@@ -83,9 +84,12 @@ def _bundle(folder: Path, protocol: Protocol) -> Subject:
     """Without an origin: measuring what was shipped must not ship another."""
     bundle = Bundle.load(folder)
     name = folder.parent.name if folder.name == "bundle" else folder.name
-    if bundle.model is None or bundle.preprocess is None:
+    runtime = bundle.runtime
+    if not isinstance(runtime, TorchRuntime):
+        raise ConfigError(f"{folder}: an exported bundle holds no network apart from its score. Name the network.")
+    if runtime.model is None or runtime.preprocess is None:
         raise ConfigError(f"{folder}: a bundle that reads features has no network to evaluate. Name the network.")
-    return Subject(name, bundle.model, protocol.applied_to(bundle.preprocess), bundle.classes)
+    return Subject(name, runtime.model, protocol.applied_to(runtime.preprocess), bundle.classes)
 
 
 def _foreign(path: Path, protocol: Protocol) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from spherood.bundle.manifest import Contents
 from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
 from spherood.data.preprocess import Preprocess
 from spherood.data.source import Source
@@ -19,8 +20,6 @@ from spherood.models.custom import from_function, from_timm, timm_network
 from spherood.models.foreign import SUFFIXES, Normalise
 from spherood.schema import parse
 from spherood.training.checkpoint import BEST, LAST, Checkpoint
-
-Contents = dict[str, tuple[str, Callable[[Path], None]]]
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,7 @@ def brought_back(origin: Origin, file: Path | None, where: str, trust: Collectio
         network = timm_network(origin.name)
         load_state(network, load_file(file), f"timm's {origin.name}", "Is it another version of timm?")
         return network.eval()
+    assert isinstance(origin, ResNetOrigin)  # a graph is no network: onnx_runtime.py reads it
     settings = parse(ModelSettings, origin.settings, f"{where}: model")
     ours: Model = build_model(settings, origin.outputs)
     ours.load_state_dict(load_file(file))

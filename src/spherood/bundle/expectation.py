@@ -24,19 +24,23 @@ def measure(bundle: Bundle, fitted: Fitted, ood: Mapping[str, Rows], test: Rows 
     rule, msp_threshold = bundle.decision(), None
     if fitted.msp is not None:
         msp_threshold = calibration.threshold(fitted.msp, bundle.promise.false_alarm_rate, bundle.promise.each)
-    id_score = fitted.held_out_score if test is None else test.scored(bundle.detector)
+    id_score = fitted.held_out_score if test is None else test.scored(fitted.detector)
     false_alarms = None
     if test is not None:
-        false_alarms = share(id_score > rule.thresholds(bundle.predicted(test.outputs)))
+        false_alarms = share(id_score > rule.thresholds(_predicted(bundle, test)))
     found = []
     for name, rows in ood.items():
-        score = rows.scored(bundle.detector)
-        alarm = score > rule.thresholds(bundle.predicted(rows.outputs))
+        score = rows.scored(fitted.detector)
+        alarm = score > rule.thresholds(_predicted(bundle, rows))
         msp = None
         if msp_threshold is not None and rows.outputs.logits is not None:
             msp = share(rows.scored(MSP()) > msp_threshold)
         found.append(Measured(name=name, caught=share(alarm), msp=msp, auroc=metrics.auroc(id_score, score)))
     return Results(false_alarms=false_alarms, ood=tuple(found))
+
+
+def _predicted(bundle: Bundle, rows: Rows) -> NDArray[np.int64]:
+    return bundle.predicted(rows.outputs.feature.numpy(), len(rows))
 
 
 def share(alarm: NDArray[np.bool_]) -> Share:

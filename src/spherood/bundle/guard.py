@@ -35,7 +35,7 @@ class Guard:
         """
         self.model, self.bundle = model, bundle
         self._tap: _Tap | None = None
-        reads = bundle.detector.reads
+        reads = bundle.runtime.reads
         if layer is None and reads == "embedding":
             raise ConfigError(
                 "Guard: the bundle reads embeddings. Say which layer gives them: Guard(model, bundle, layer=...)."
@@ -46,7 +46,7 @@ class Guard:
                 "bundle whose score reads the feature."
             )
         if layer is not None or reads == "feature":
-            self._tap = _Tap("Guard", model, layer, bundle.detector.width)
+            self._tap = _Tap("Guard", model, layer, bundle.runtime.width)
 
     def __call__(
         self, batch: Any, *more: Any, false_alarm_rate: float | None = None, **named: Any

@@ -21,9 +21,11 @@ from spherood.errors import BundleError, ConfigError, OutputError
 from spherood.files import sha256_of_file, write_json, written_aside
 from spherood.schema import Strict, parse
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)  # 3 added graphs, which hold the whole way from pixels to score
 MANIFEST = "bundle.json"
 ROLES = ("model", "detector", "bank", "thumbnails")
+Contents = dict[str, tuple[str, Callable[[Path], None]]]  # role -> (suffix, function that writes a path)
 
 
 class Score(Strict):
@@ -120,10 +122,10 @@ class Manifest(Strict):
     files: dict[str, File]
 
 
-def write_bundle(folder: Path, manifest: Manifest, contents: dict[str, tuple[str, Callable[[Path], None]]]) -> Manifest:
+def write_bundle(folder: Path, manifest: Manifest, contents: Contents) -> Manifest:
     """Write the files, then the manifest that names them, then remove what an older manifest named.
 
-    contents: role -> (suffix, function that writes a path). OutputError where a file cannot be written.
+    OutputError where a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -161,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
         version = content["format"]
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{path}: damaged: it is not the JSON of a bundle. Copy the bundle again.") from None
-    if version != FORMAT:
+    if version not in READABLE:
         way_out = "Make it anew" if version in range(1, FORMAT) else "Update spherood"
         raise BundleError(f"{folder}: bundle format {version}, this version reads {FORMAT}. {way_out}.")
     if content.pop("sha256", None) != _seal(content):

@@ -43,4 +43,13 @@ class FunctionOrigin(Strict):
     sha256: str
 
 
-Origin = Annotated[ResNetOrigin | OnnxOrigin | TimmOrigin | FunctionOrigin, Field(discriminator="kind")]
+class GraphOrigin(Strict):
+    """One ONNX graph in the bundle that holds everything from pixels, or rows of features, to the score."""
+
+    kind: Literal["graph"] = "graph"
+    network: str  # what it was, for people
+    opset: int
+    outputs: tuple[str, ...]  # score first
+
+
+Origin = Annotated[ResNetOrigin | OnnxOrigin | TimmOrigin | FunctionOrigin | GraphOrigin, Field(discriminator="kind")]

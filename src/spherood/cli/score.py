@@ -115,7 +115,7 @@ def _feature_rows(bundle: Bundle, path: Path, false_alarm_rate: float | None) ->
 
     rows = Rows.of_features(read_features(path))
     names = rows.names or [f"{path}:{number}" for number in range(len(rows))]
-    x = rows.outputs if bundle.detector.reads != "embedding" else rows.outputs.feature
+    x = rows.outputs if bundle.runtime.reads != "embedding" else rows.outputs.feature
     for name, verdict in zip(names, bundle.predict(x, false_alarm_rate), strict=True):
         yield {"image": name} | asdict(verdict)
 

@@ -39,7 +39,7 @@ def describe_guard(made: Made, name: str, next_steps: Sequence[str]) -> Content:
         raise ConfigError(f"{name}: no page: {reason}.")
     bundle, fitted, chosen = made.bundle, made.fitted, made.fitted.choice.chosen
     ids = made.test or fitted.parts.calibrate
-    results = {chosen: _result(chosen, made, ids, fitted.held_out_score, bundle.threshold(), bundle.detector)}
+    results = {chosen: _result(chosen, made, ids, fitted.held_out_score, bundle.threshold(), fitted.detector)}
     if fitted.msp is not None and chosen != "msp":
         at = calibration.threshold(fitted.msp, bundle.promise.false_alarm_rate, bundle.promise.each)
         results["msp"] = _result("msp", made, ids, fitted.msp, at, MSP())
@@ -113,7 +113,7 @@ def _examples(made: Made, ranked: list[tuple[float, str | None, int]]) -> list[E
         if rows.images is None or fit.images is None:
             return []
         one = rows.outputs.rows(row, row + 1)
-        score = float(made.bundle.detector.score(one)[0])
+        score = float(made.fitted.detector.score(one)[0])
         _, near = nearest(normalize(one.feature), normalize(fit.outputs.feature), 1)
         neighbour = int(near[0, 0])
         examples.append(
