@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "spherood"
 ORDER = """
     version errors files schema naming progress processes outputs
-    sphere metrics calibration losses detectors testing data models features training bundle benchmark
+    sphere metrics calibration losses detectors testing data models features training bundle scoring benchmark
     sklearn openood report cli __main__
 """
 WITHOUT_TORCH = """
     version errors files schema naming progress outputs calibration/* metrics/* data data/decode data/preprocess
     data/feature_file data/groups data/parts
     bundle bundle/bank bundle/bundle bundle/card bundle/decision bundle/hub bundle/manifest bundle/onnx_runtime
-    bundle/origin bundle/runtime bundle/trust bundle/verdict cli/*
+    bundle/origin bundle/runtime bundle/trust bundle/verdict scoring scoring/* cli/*
 """
 ROOMS, FREE_OF_TORCH = ORDER.split(), WITHOUT_TORCH.split()
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spherood.calibration import discoveries, least_discoveries, null_share, p_values
+from spherood.calibration.false_discovery import discovery_cut
 from spherood.errors import CalibrationError, ConfigError, ShapeError
 
 DRAWS = 4000
@@ -171,3 +172,49 @@ def test_bad_settings_and_bad_p_values_are_refused() -> None:
         discoveries([0.5, 2.0])
     with pytest.raises(ShapeError, match=r"^null_share: p_value is empty"):
         null_share([])
+
+
+@given(counts=st.lists(st.just(0) | st.integers(0, 6), min_size=2, max_size=40), percent=st.integers(1, 99))
+@settings(derandomize=True, deadline=None)
+def test_counting_the_p_values_gives_the_flags_that_all_of_them_give(counts: list[int], percent: int) -> None:
+    rate, cut = percent / 100, discovery_cut(counts, percent / 100)
+    if not any(counts):
+        assert cut == 0
+        return
+    p = np.repeat(np.arange(1, len(counts) + 1) / len(counts), counts)
+    flagged = discoveries(p, rate)
+    assert (p <= cut).tolist() == flagged.tolist()
+    assert cut == p[flagged].max(initial=0)
+
+
+def test_the_cut_worked_out_by_hand() -> None:
+    # 10 inputs against 9 held-out scores; lines at rate .3: .03 for each input up to it
+    assert discovery_cut([3, 0, 0, 0, 0, 0, 0, 0, 0, 7], 0.3) == 0  # .1 > .09
+    assert discovery_cut([4, 0, 0, 0, 0, 0, 0, 0, 0, 6], 0.3) == 0.1  # .1 <= .12
+    assert discovery_cut([4, 3, 0, 0, 0, 0, 0, 0, 0, 3], 0.3) == 0.2  # .2 <= .21
+    assert discovery_cut([0, 7, 0, 0, 0, 0, 0, 0, 0, 3], 0.3) == 0.2
+    assert discovery_cut([0] * 9 + [10], 0.3) == 0
+    assert discovery_cut([0] * 10, 0.3) == 0
+    assert discovery_cut([4, 0, 0, 0, 0, 0, 0, 0, 0, 6], 0.5) == 0.1  # .2 <= .2, but no input has it
+    assert 0.6 / 3 < 1 / 5
+    assert discovery_cut([1, 0, 0, 0, 2], 0.6) == 0.2  # equal on paper
+
+
+def test_more_inputs_than_a_32_bit_number_holds_are_counted() -> None:
+    counts = np.full(4, 2**31 - 1, dtype=np.int32)
+    counts[1:3] = 0
+    assert discovery_cut(counts, 0.5) == 0.25
+
+
+def test_counts_that_are_none_are_refused() -> None:
+    with pytest.raises(ShapeError) as caught:
+        discovery_cut([3, -1, 2])
+    assert str(caught.value) == (
+        "discovery_cut: counts must be >= 0, got -1 at index 1. Count how many inputs have each p-value."
+    )
+    with pytest.raises(
+        ShapeError, match=r"^discovery_cut: expected counts \(N,\) of whole numbers, got dtype float64\."
+    ):
+        discovery_cut([0.5, 1.0])
+    with pytest.raises(ConfigError, match=r"^discovery_cut: rate must lie strictly between 0 and 1, got 10\."):
+        discovery_cut([1, 2], rate=10)

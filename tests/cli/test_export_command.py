@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,8 +96,43 @@ def test_a_network_that_openood_lacks_is_refused_and_nothing_is_written(
     assert not Path("best.ckpt").exists()
 
 
-def test_where_to_write_must_be_said(spherood: Command, untrained: Callable[..., Checkpoint]) -> None:
+def test_a_run_is_no_bundle_and_what_it_can_become_is_said(
+    spherood: Command, untrained: Callable[..., Checkpoint]
+) -> None:
     untrained("mine", encoder="resnet10", width=16, head="mlp")
-    told = spherood("export", "mine")
-    assert (told.code, told.out) == (2, "")
-    assert "--openood" in told.err
+    assert spherood("export", "mine") == (
+        2,
+        "",
+        "spherood export: mine is a run. Name its bundle, runs/mine/bundle, which spherood evaluate makes; or write "
+        "its weights for OpenOOD: --openood FILE\n",
+    )
+    told = spherood("export", "mine", "--openood", "best.ckpt", "-o", "there")
+    assert (told.code, told.err) == (
+        2,
+        "spherood export: --openood goes with a run alone. Leave --out, --held-out, --trust out.\n",
+    )
+
+
+def test_a_bundle_becomes_one_that_needs_no_torch_and_the_next_command_is_named(
+    spherood: Command, bundle: Path, photos: Path
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    held_out = np.random.default_rng(70).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)  # as conftest.py draws them
+    np.save(bundle.parent / "bundle-held-out.npy", held_out)
+    told = spherood("export", bundle)
+    exported = bundle.parent / "bundle-onnx"
+    assert told.code == 0, told.err
+    compared, made, following = told.out.splitlines()
+    assert compared.startswith("compared: 70 images; scores differ by ")
+    assert compared.endswith(
+        "(relative; 0.0001 is let through), 0 verdicts differ, all of them that near to the threshold"
+    )
+    assert made.startswith(f"bundle:   {exported}  (needs onnxruntime, no torch; threshold 0.2")
+    assert following == f"next:     spherood score {exported} IMAGE..."
+    ours, theirs = (spherood("score", one, photos, "--json").out.splitlines() for one in (bundle, exported))
+    for one, other in zip(map(json.loads, ours), map(json.loads, theirs), strict=True):
+        assert one["score"] == pytest.approx(other["score"], rel=1e-5)
+        assert (one["image"], one["is_ood"]) == (other["image"], other["is_ood"])
+    np.testing.assert_array_equal(np.load(bundle.parent / "bundle-onnx-held-out.npy"), held_out)
+    assert spherood("export", bundle, "-o", bundle).err.endswith("is the bundle itself. Choose another folder.\n")
+    assert "is exported already" in spherood("export", exported).err

@@ -455,8 +455,8 @@ def test_images_for_a_bundle_of_features_are_told_what_it_reads(spherood: Comman
     told = spherood("score", "runs/guard-known/bundle", given / "blue")
     assert (told.code, told.out) == (2, "")
     assert told.err == (
-        "the bundle holds no network: it reads features. Pass features (N, 6), or wrap your network: "
-        "spherood.Guard(model, bundle).\n"
+        f"{given / 'blue'}: the bundle reads features. Give files of them (.npy, .npz, .parquet, .safetensors), or "
+        "wrap your network: spherood.Guard(model, bundle)\n"
     )
 
 
@@ -573,8 +573,8 @@ def test_what_cannot_be_read_is_named_and_skipped_and_the_rest_is_fitted_and_jud
     )
     found = spherood("score", "runs/guard/bundle", mixed, "--trust", "own_network:network", "--json")
     assert (found.code, len(lines(found.out))) == (1, 203)
-    assert [row["image"] for row in lines(found.out) if "error" in row] == [str(file) for file in files]
-    assert all("verdict" in row or "score" in row for row in lines(found.out) if "error" not in row)
+    assert [row["image"] for row in lines(found.out) if row["error"]] == [str(file) for file in files]
+    assert all((row["score"] is None) == bool(row["error"]) for row in lines(found.out))
 
 
 def test_groups_of_images_come_from_a_table_that_is_read_before_any_image(spherood: Command, mixed: Path) -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spherood.bundle import Bundle
+from spherood.scoring import judge, pipeline
 
 Command = Callable[..., Any]
 IMAGES = ("a.png", "below/b.PNG", "c.png", "red.png")
@@ -28,7 +31,10 @@ def test_every_image_of_a_folder_gets_the_verdict_that_python_gives(
     expected = [
         {"image": str(path)} | asdict(it) for path, it in zip(files, Bundle.load(bundle).predict(files), strict=True)
     ]
-    assert lines(told.out) == json.loads(json.dumps(expected))
+    rows = lines(told.out)
+    for row, verdict in zip(rows, json.loads(json.dumps(expected)), strict=True):
+        assert row == verdict | {"source": str(Path(row["image"]).parent), "time": row["time"], "error": None}
+        assert datetime.fromisoformat(row["time"]).timestamp() == int(Path(row["image"]).stat().st_mtime)
     alarms = sum(row["is_ood"] for row in expected)
     assert expected[-1]["is_ood"] is True  # red is not noise
     assert told.err == f"4 images: {alarms} OOD, {4 - alarms} within range, 0 unreadable\n"
@@ -51,11 +57,11 @@ def test_an_unreadable_file_among_good_ones_is_named_and_counted_and_the_others_
     assert told.code == 1
     rows = {Path(row["image"]).name: row for row in lines(told.out)}
     assert list(rows) == ["a.png", "b.PNG", "broken.jpg", "c.png", "red.png", "gone.png"]
-    assert {name for name, row in rows.items() if "error" in row} == {"broken.jpg", "gone.png"}
+    assert {name for name, row in rows.items() if row["error"] is not None} == {"broken.jpg", "gone.png"}
     assert "broken.jpg: not an image" in rows["broken.jpg"]["error"]
     assert rows["gone.png"]["error"].endswith("gone.png: no such file.")
     whole = {Path(row["image"]).name: row for row in lines(spherood("score", bundle, *good(photos), "--json").out)}
-    assert {name: row["score"] for name, row in rows.items() if "score" in row} == {
+    assert {name: row["score"] for name, row in rows.items() if row["score"] is not None} == {
         name: pytest.approx(row["score"], rel=1e-5) for name, row in whole.items()
     }
     assert "6 images: " in told.err
@@ -92,10 +98,10 @@ def test_many_images_in_several_batches_keep_their_order(
 ) -> None:
     (photos / "broken.jpg").write_text("no image")
     whole = lines(spherood("score", bundle, photos, "--json").out)
-    monkeypatch.setattr(sys.modules["spherood.cli.score"], "BATCH", 2)  # the name itself is the command
+    monkeypatch.setattr(pipeline, "BLOCK", 2)
     parts = lines(spherood("score", bundle, photos, "--json").out)
     assert [row["image"] for row in parts] == [row["image"] for row in whole]
-    assert [row.get("score", 0) for row in parts] == pytest.approx([row.get("score", 0) for row in whole], rel=1e-5)
+    assert [row["score"] or 0 for row in parts] == pytest.approx([row["score"] or 0 for row in whole], rel=1e-5)
 
 
 def test_hidden_files_and_folders_named_like_images_are_no_images(
@@ -137,12 +143,14 @@ def test_large_photographs_are_made_small_one_by_one(
 ) -> None:
     """A batch of 128 photographs of 12 megapixels would be 4.6 GB."""
     seen: list[tuple[int, ...]] = []
-    predict = Bundle.predict
+    read = judge.open_image
 
-    def watched(self: Bundle, images: Any, *more: Any) -> Any:
-        seen.extend(image.shape for image in images)
-        return predict(self, images, *more)
+    def watched(item: Any) -> Any:
+        seen.append(read(item).size)
+        return read(item)
 
-    monkeypatch.setattr(Bundle, "predict", watched)
-    spherood("score", bundle, photos / "red.png")
-    assert seen == [(8, 8, 3)]
+    monkeypatch.setattr(judge, "open_image", watched)
+    monkeypatch.setattr(judge.np, "stack", lambda pixels: seen.extend(one.shape for one in pixels) or np.array(pixels))
+    Image.new("RGB", (400, 300)).save(photos / "large.png")
+    spherood("score", bundle, photos / "large.png")
+    assert seen == [(400, 300), (8, 8, 3)]

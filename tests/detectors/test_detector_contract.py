@@ -6,6 +6,7 @@ themselves.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spherood.detectors import Detector, detector
+from spherood.detectors import KNN, Detector, detector
 from spherood.errors import ConfigError, FitError, MissingExtraError, NotFittedError, ShapeError
 from spherood.naming import build, members
 from spherood.outputs import Outputs
@@ -303,3 +304,72 @@ def test_batches_that_are_no_pairs_and_labels_beside_batches_are_told(spec: Spec
         make(spec).fit(apart, None, classifier)
     with pytest.raises(FitError, match="labels belong into the batches"):
         make(spec).fit([(rows, label)], label, classifier)
+
+
+class Together(nn.Module):
+    """Many scores of the same rows, with three neighbours each: exported in one go, which takes seconds."""
+
+    def __init__(self, judges: list[Detector]) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList(judges)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """score, cosine, row of each in turn; of most the score alone."""
+        found: list[Tensor] = []
+        for judge in self.judges:
+            score, near = judge.forward_with_neighbours(rows, 3)  # type: ignore[operator]
+            found += [score] if near is None else [score, *near]
+        return tuple(found)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    """(session, names of its outputs) for every score that can be a graph."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="needs the extra onnx")
+    import onnx
+    import onnxruntime
+
+    judges = {str(spec): fitted(spec).eval() for spec in ALL}
+    judges = {name: judge for name, judge in judges.items() if not judge.no_graph}
+    names = [
+        f"{name} {part}"
+        for name, judge in judges.items()
+        for part in ("score", "cosine", "row")[: 1 if judge.forward_with_neighbours(known(2)[0], 3)[1] is None else 3]
+    ]
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        program = torch.onnx.export(
+            Together(list(judges.values())).eval(),
+            (known(2)[0],),
+            output_names=names,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=20,
+            dynamo=True,
+            verbose=False,
+        )
+    onnx.checker.check_model(program.model_proto)
+    return onnxruntime.InferenceSession(program.model_proto.SerializeToString()), names
+
+
+@EVERY
+def test_a_score_is_the_same_in_a_graph_or_says_why_it_cannot_be_one(spec: Spec, graph: Any) -> None:
+    judge = fitted(spec)
+    if judge.no_graph:
+        assert spec.name == "faiss_knn"
+        assert "faiss" in judge.no_graph
+        return
+    session, names = graph
+    for count in (1, 5, 17):
+        x = known(count, seed=count)[0] + FAR.repeat(6, 1)[:count] / 3
+        found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: x.numpy()}), strict=True))
+        score, near = judge.score_with_neighbours(handed(judge, x), 3)
+        np.testing.assert_allclose(found[f"{spec} score"], score, rtol=2e-5, atol=1e-5)  # rmds subtracts two
+        if near is not None:
+            np.testing.assert_allclose(found[f"{spec} cosine"], near[0], atol=2e-6)
+            assert (found[f"{spec} row"] == near[1].numpy()).mean() > 0.9  # equal cosines may change places
+
+
+def test_a_score_that_cannot_be_a_graph_says_why_whatever_it_stands_in() -> None:
+    assert "bfloat16" in KNN(storage="bfloat16").no_graph
+    assert "bfloat16" in build("detectors", "combined", {"scores": ["knn:storage=bfloat16", "mahalanobis"]}).no_graph
+    assert "bfloat16" in build("detectors", "layers", {"score": "knn:storage=bfloat16"}).no_graph

@@ -165,7 +165,9 @@ def test_the_table_of_the_bundle_says_what_was_caught_beside_maximum_softmax(mad
         assert one.msp is not None
         assert one.auroc is not None
         print(f"{one.name}: {100 * one.caught.value:.1f}, {100 * one.msp.value:.1f}; AUROC {100 * one.auroc:.2f}")
-        assert one.caught.value == np.mean(made.ood[one.name].scored(made.bundle.runtime.detector) > made.bundle.threshold())
+        assert one.caught.value == np.mean(
+            made.ood[one.name].scored(made.bundle.runtime.detector) > made.bundle.threshold()
+        )
         assert one.caught.low > one.msp.high
         assert one.auroc > 0.8
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from spherood import calibration
 from spherood.bundle.manifest import Manifest, Promise, Share
-from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, ResNetOrigin, TimmOrigin
+from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, ResNetOrigin, TimmOrigin
 
 CARD = "README.md"
 RESTRICTED = re.compile(r"non[- ]?commercial|research|(?<![a-z])nc(?![a-z])")
@@ -28,8 +28,8 @@ def card(manifest: Manifest) -> str:
     sections = [
         _front_matter(manifest),
         f"# Out-of-distribution guard for {_line(str(about))}",
-        f"It gives a verdict on every {'image' if manifest.model else 'row of features'}: is it unlike everything that "
-        f"was known when it was made, how sure, and why.",
+        f"It gives a verdict on every {'row of features' if _reads_rows(manifest) else 'image'}: is it unlike "
+        "everything that was known when it was made, how sure, and why.",
         _usage(manifest),
         "\n\n".join(["## The promise", *promised(manifest.promise)]),
         _table(manifest),
@@ -38,6 +38,10 @@ def card(manifest: Manifest) -> str:
         _licences(manifest),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _reads_rows(manifest: Manifest) -> bool:
+    return manifest.model is None or (isinstance(manifest.model, GraphOrigin) and manifest.preprocess is None)
 
 
 LIMITS = """## What it does not promise
@@ -61,7 +65,7 @@ def _front_matter(manifest: Manifest) -> str:
 def _usage(manifest: Manifest) -> str:
     trust = f", trust=[{manifest.model.name!r}]" if isinstance(manifest.model, FunctionOrigin) else ""
     rows, width = manifest.reads.removesuffix("s") + "s", manifest.width or "C"
-    given, shape = ('["image.png"]', "") if manifest.model else (rows, f"  # (N, {width})")
+    given, shape = (rows, f"  # (N, {width})") if _reads_rows(manifest) else ('["image.png"]', "")
     return f"""```python
 import spherood as so
 
@@ -134,6 +138,10 @@ def _inside(manifest: Manifest) -> str:
     elif isinstance(manifest.model, FunctionOrigin):
         network = (
             f"`{manifest.model.name}`, code that is not in here; its weights must have SHA-256 {manifest.model.sha256}"
+        )
+    elif isinstance(manifest.model, GraphOrigin):
+        network = (
+            f"{manifest.model.network}, with the score in one ONNX graph of opset {manifest.model.opset}: no torch"
         )
     classes = ", ".join(manifest.classes[:12]) + (
         f", … ({len(manifest.classes):,} in all)" if manifest.classes[12:] else ""

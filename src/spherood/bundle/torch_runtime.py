@@ -80,7 +80,10 @@ class TorchRuntime:
 
     def of_rows(self, x: Any) -> Seen:
         """Rows (B, F) of what the detector reads, or Outputs. ShapeError for another width, NaN or infinity."""
-        return self._seen(x if isinstance(x, Outputs) else self._as_outputs(as_tensor(x)))
+        if isinstance(x, Outputs):
+            embedding, logits = (None if part is None else as_tensor(part) for part in (x.embedding, x.logits))
+            return self._seen(Outputs(as_tensor(x.feature), embedding, logits, x.layers))
+        return self._seen(self._as_outputs(as_tensor(x)))
 
     def on_one_core(self) -> Self:
         """torch counts the threads of each thread."""

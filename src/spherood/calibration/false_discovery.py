@@ -8,6 +8,8 @@ at most `rate`: on average over held-out set and batch, not in every batch. The 
 depend on each other, positively, which this procedure bears. pi0: share of ID inputs in the batch; 1 is always safe.
 The smallest p-value is 1 / (n + 1), so a large batch against few held-out scores can have no discoveries unless many
 inputs are flagged together: `least_discoveries` says how many, beforehand.
+There are only n + 1 p-values, j / (n + 1): how often each occurs says all, however large m is (`discovery_cut`). Equal
+ones share the line of the last of them.
 Shapes: n held-out scores, m inputs. Unit: fractions.
 Source: Benjamini & Hochberg, JRSS B 57(1), 1995; Storey, JRSS B 64(3), 2002; for conformal p-values Bates, Candes, Lei,
 Romano & Sesia, Annals of Statistics 51(1), 2023, arXiv:2104.08279.
@@ -23,8 +25,9 @@ from numpy.typing import NDArray
 
 from spherood.calibration.band import check_p_values
 from spherood.calibration.exceedances import SLACK, check_count, least_held_out
-from spherood.errors import CalibrationError, ConfigError
+from spherood.errors import CalibrationError, ConfigError, ShapeError
 from spherood.metrics.fractions import check_fraction
+from spherood.metrics.scores import check_vector
 
 
 def discoveries(p_value: Any, rate: float = 0.1, null_share: float = 1.0) -> NDArray[np.bool_]:
@@ -42,6 +45,25 @@ def discoveries(p_value: Any, rate: float = 0.1, null_share: float = 1.0) -> NDA
     line = per_null / null_share * (1 + SLACK) * np.arange(1, m + 1) / m
     under = np.flatnonzero(np.sort(p) <= line)
     return p <= line[under[-1]] if len(under) else np.zeros(m, dtype=np.bool_)
+
+
+def discovery_cut(counts: Any, rate: float = 0.1) -> float:
+    """The largest p-value to flag, or 0 for none, by counts (n + 1,): counts[j - 1] inputs have p = j / (n + 1). O(n).
+
+    Flagging every p <= it is what `discoveries` does with all these p-values (null_share 1). ShapeError unless the
+    counts are whole numbers >= 0; ConfigError unless the rate lies in (0, 1).
+    """
+    count = check_vector("discovery_cut", "counts", counts, "iu", "whole numbers")
+    if (count < 0).any():
+        raise ShapeError(
+            f"discovery_cut: counts must be >= 0, got {count[count < 0][0]} at index {(count < 0).argmax()}. "
+            "Count how many inputs have each p-value."
+        )
+    share = check_fraction("discovery_cut", "rate", rate)
+    last = count.cumsum()  # rank of the last input with this p-value
+    p = np.arange(1, len(count) + 1) / len(count)
+    under = np.flatnonzero((count > 0) & (p <= share * (1 + SLACK) * last / max(1, last[-1])))
+    return float(p[under[-1]]) if len(under) else 0.0
 
 
 def null_share(p_value: Any, cut: float = 0.5) -> float:

@@ -37,6 +37,7 @@ def demo(
     from spherood.benchmark.subject import Subject
     from spherood.benchmark.table import write_tables
     from spherood.bundle.encoder import run_encoder
+    from spherood.bundle.held_out import remember_images
     from spherood.cli.show import show
     from spherood.errors import optional
     from spherood.features import FeatureStore
@@ -64,6 +65,8 @@ def demo(
 
     shipped, score = SHIPPED
     make_bundle(evaluated[shipped], score).save(out / "bundle")
+    if (held_out := evaluated[shipped].validation) is not None:
+        remember_images(out / "bundle", held_out.images)
     test, ood = evaluated[shipped].test.images, evaluated[shipped].ood["digits 6-9"].images
     for images, row, file in ((test, 0, "known.png"), (ood, 0, "new.png")):
         (out / "images").mkdir(exist_ok=True)

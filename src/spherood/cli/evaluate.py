@@ -125,6 +125,7 @@ def _report(
     from spherood.benchmark.score_file import write_scores
     from spherood.benchmark.shipping import make_bundle, why_no_bundle
     from spherood.benchmark.table import slug, write_tables
+    from spherood.bundle.held_out import remember_images
     from spherood.cli.show import show
     from spherood.report import write_page
     from spherood.report.describe import describe
@@ -147,6 +148,8 @@ def _report(
         if not reason:
             bundle = make_bundle(one, shipped)
             bundle.save(home / "bundle")
+            if one.validation is not None:
+                remember_images(home / "bundle", one.validation.images)
             following = f"{score_command(home / 'bundle', bundle)} IMAGE..."
             made.append(("bundle", home / "bundle"))
         logs = {one.evaluation.model: read_log(home)} if not evaluated[1:] else {}

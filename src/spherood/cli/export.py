@@ -8,20 +8,71 @@ from typing import Annotated
 
 import typer
 
-from spherood.cli.options import run_folder
-from spherood.errors import CheckpointError
+from spherood.cli.options import Trust, run_folder, score_command
+from spherood.errors import CheckpointError, ConfigError
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A trained run: its name below runs/, or its folder.")],
-    openood: Annotated[Path, typer.Option(help="Write a checkpoint under the names that OpenOOD's networks load.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE", help="A bundle's folder; with --openood a trained run.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the exported bundle. Default: BUNDLE-onnx.")
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="ID images that trained nothing: they compare and calibrate. A folder, an image list, a .npy, or for "
+            "a bundle of features a file of them. Default: those that calibrated the bundle, where they are still here."
+        ),
+    ] = None,
+    openood: Annotated[
+        Path | None, typer.Option(help="Write a run's checkpoint under the names that OpenOOD's networks load.")
+    ] = None,
+    trust: Trust = None,
 ) -> None:
-    """Hand a trained network to another tool.
+    """Make a bundle that needs no torch: everything from pixels to the score in one ONNX graph.
+
+    Example: **spherood export runs/demo/bundle**
 
     Example: **spherood export cider-cifar10 --openood results/cifar10_cider/s0/best.ckpt**
 
-    A network with a projection head becomes one of OpenOOD's cider_net kind, one with a classifier its plain ResNet.
+    Every held-out image goes through both; where scores or verdicts differ nothing is written. The threshold is then
+    calibrated through the graph, so that the promise is the graph's own.
     """
+    if openood is not None:
+        if out or held_out or trust:
+            raise ConfigError("spherood export: --openood goes with a run alone. Leave --out, --held-out, --trust out.")
+        _to_openood(what, openood)
+        return
+    from spherood.bundle.bundle import Bundle
+    from spherood.bundle.export import TOLERANCE, export
+    from spherood.bundle.held_out import remember_again
+    from spherood.bundle.manifest import MANIFEST
+    from spherood.training.checkpoint import LAST
+
+    folder = Path(what)
+    if not (folder / MANIFEST).is_file() and (run_folder(what) / LAST).is_file():
+        raise ConfigError(
+            f"spherood export: {what} is a run. Name its bundle, {run_folder(what) / 'bundle'}, which spherood "
+            "evaluate makes; or write its weights for OpenOOD: --openood FILE"
+        )
+    target = out or folder.absolute().with_name(f"{folder.absolute().name}-onnx")
+    if target.absolute() == folder.absolute():
+        raise ConfigError(f"spherood export: {target} is the bundle itself. Choose another folder.")
+    made = export(Bundle.load(folder, trust=trust or ()), folder, held_out)
+    made.bundle.save(target)
+    remember_again(folder, target, held_out)
+    print(
+        f"compared: {made.images:,} images; scores differ by {made.largest:.1g} at most (relative; {TOLERANCE:g} is "
+        f"let through), {made.turned} verdicts differ, all of them that near to the threshold"
+    )
+    print(f"bundle:   {target}  (needs onnxruntime, no torch; threshold {made.bundle.threshold():.6g})")
+    print(f"next:     {score_command(target, made.bundle)} {'IMAGE...' if made.bundle.preprocess else 'FEATURES'}")
+
+
+def _to_openood(model: str, file: Path) -> None:
     import torch
 
     from spherood.files import written_aside
@@ -35,9 +86,7 @@ def export(
         )
     checkpoint = Checkpoint.load(folder / LAST)
     state = to_openood(checkpoint.build_model(), checkpoint.recipe.model)
-    with written_aside(openood) as aside:
+    with written_aside(file) as aside:
         torch.save(state, aside)
-    print(f"written: {openood} ({len(state)} tensors)")
-    print(
-        f"next: {shlex.join(['spherood', 'evaluate', str(openood), '--protocol', checkpoint.recipe.protocol or 'P'])}"
-    )
+    print(f"written: {file} ({len(state)} tensors)")
+    print(f"next: {shlex.join(['spherood', 'evaluate', str(file), '--protocol', checkpoint.recipe.protocol or 'P'])}")

@@ -88,6 +88,7 @@ def fit(
     no image. Held-out images must be ones that the encoder was not trained on: else nothing is promised.
     """
     from spherood.bundle.encoder import find_encoder
+    from spherood.bundle.held_out import remember
     from spherood.bundle.make import Wanted, make
     from spherood.bundle.manifest import Licences
     from spherood.bundle.reading import Reader, check
@@ -132,6 +133,7 @@ def fit(
         found.model.to(choose_device(device))
     made = make(wanted, Reader(found, FeatureStore(home.parent / ".features"), data))
     made.bundle.save(home / "bundle")
+    remember(home / "bundle", made.fitted.parts.calibrate, made.bundle.runtime.reads)
     following = [f"{score_command(home / 'bundle', made.bundle)} {'IMAGE...' if found else 'FEATURES'}"]
     no_page = why_no_page(made)
     (home / "report.html").unlink(missing_ok=True)  # of an older guard

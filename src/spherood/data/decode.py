@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -27,12 +27,14 @@ SILENT = ("ignore", None, Image.DecompressionBombWarning, None, 0)  # as `warnin
 SCALE = "only their owner knows which scaling is right. Convert the picture to 8 bits yourself."
 
 
-def read_rgb(path: Path, at_least: int | None = None) -> Image.Image:
+def read_rgb(path: Path | BinaryIO, at_least: int | None = None, name: str = "") -> Image.Image:
     """The picture in a file, as RGB; ImageError names the file and the reason where there is none.
 
     at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side falls below so many pixels: two
-    to four times as fast, and not quite the pixels of a resize; for training, never for what is measured.
+    to four times as fast, and not quite the pixels of a resize; for training, never for what is measured. name: of an
+    open file, or of bytes in memory.
     """
+    name = name or str(path)
     if warnings.filters[:1] != [SILENT]:  # threads decode: catch_warnings in one would undo what another has set
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
@@ -41,17 +43,17 @@ def read_rgb(path: Path, at_least: int | None = None) -> Image.Image:
                 image.draft("RGB", (at_least, at_least))
             return rgb(image)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file.") from None
+        raise ImageError(f"{name}: no such file.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image that Pillow can read.") from None
+        raise ImageError(f"{name}: not an image that Pillow can read.") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large: {error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS.") from None
+        raise ImageError(f"{name}: too large: {error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS.") from None
     except DAMAGE as error:
         if isinstance(error, OSError) and error.strerror:  # the system's own: a folder, no permission
-            raise ImageError(f"{path}: cannot be read: {error.strerror}.") from None
-        raise ImageError(f"{path}: damaged: {error}. Copy or save it again.") from None
+            raise ImageError(f"{name}: cannot be read: {error.strerror}.") from None
+        raise ImageError(f"{name}: damaged: {error}. Copy or save it again.") from None
 
 
 def rgb(image: Image.Image) -> Image.Image:

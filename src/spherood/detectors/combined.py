@@ -22,7 +22,6 @@ from spherood import naming
 from spherood.detectors.detector import Array, Classifier, Detector, Features, Neighbours
 from spherood.detectors.surprise import curve_of, divided, summed
 from spherood.errors import ConfigError
-from spherood.outputs import Outputs
 
 
 class Combined(Detector):
@@ -64,10 +63,15 @@ class Combined(Detector):
         """What the scores read, (B, D), to score (B,), float64."""
         return self._sum([member(x) for member in self._members()])
 
-    def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours | None]:
-        """`score`, and the neighbours that one of the scores looked up anyway."""
-        found = [member.score_with_neighbours(x, n) for member in self._members()]
+    def forward_with_neighbours(self, x: Tensor, n: int) -> tuple[Tensor, Neighbours | None]:
+        """The score, and the neighbours that one of the scores looked up anyway."""
+        found = [member.forward_with_neighbours(x, n) for member in self._members()]
         return self._sum([score for score, _ in found]), next((near for _, near in found if near is not None), None)
+
+    @property
+    def no_graph(self) -> str:
+        """That of the first score which has a reason."""
+        return next((member.no_graph for member in self._members() if member.no_graph), "")
 
     def _sum(self, scores: Sequence[Tensor]) -> Tensor:
         return summed(scores, self.knot, self.surprise, self.slope)

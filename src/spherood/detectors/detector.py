@@ -53,9 +53,20 @@ class Detector(nn.Module, ABC):
             return rows.new_empty(0)
         return torch.cat([self(part) for part in rows.split(SCORE_ROWS)])
 
+    def forward_with_neighbours(self, x: Tensor, n: int) -> tuple[Tensor, Neighbours | None]:
+        """The bare arithmetic of `score_with_neighbours`, for export as `forward`."""
+        return self(x), None
+
+    @torch.no_grad()
     def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours | None]:
         """`score`, and up to n nearest rows of the bank where this detector keeps one."""
-        return self.score(x), None
+        found = [self.forward_with_neighbours(part, n) for part in self.checked(x).split(SCORE_ROWS)]
+        score = torch.cat([score for score, _ in found])
+        near = [one for _, one in found if one is not None]
+        if not near:
+            return score, None
+        cosine, row = (torch.cat(parts) for parts in zip(*near, strict=True))
+        return score, (cosine, row)
 
     def checked(self, x: Outputs | Array) -> Tensor:
         """What this detector reads of x, (B, D), on its device; errors as `score` raises them."""
@@ -69,6 +80,11 @@ class Detector(nn.Module, ABC):
                 "Was it fitted on another encoder?"
             )
         return rows
+
+    @property
+    def no_graph(self) -> str:
+        """Why this score cannot become a graph (ONNX); empty where it can, as nearly all can."""
+        return ""
 
     @property
     def name(self) -> str:

@@ -96,6 +96,11 @@ class FaissKNN(Detector):
         cosine, _ = self._open().search(_unit(x), self.k)  # (B, k), falling; the lowest float32 where a row is missing
         return (2 - 2 * torch.from_numpy(cosine[:, -1])).clamp(0, 4).to(x.device)
 
+    @property
+    def no_graph(self) -> str:
+        """The index is faiss's own."""
+        return "its search runs in faiss, which no runtime of graphs has"
+
     def _open(self) -> Any:
         """The index; opened anew after a fit, a load or a move."""
         if self._opened[0] is not self.stored:

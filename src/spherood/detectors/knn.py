@@ -117,16 +117,19 @@ class KNN(Detector):
         rows = self.checked(x)
         return torch.cat([self._search(part, ks, 0)[0] for part in rows.split(SCORE_ROWS)])
 
-    @torch.no_grad()
-    def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours]:
-        """`score`, and the n nearest rows of the bank (all, where it holds fewer), from one search.
+    def forward_with_neighbours(self, x: Tensor, n: int) -> tuple[Tensor, Neighbours]:
+        """The score, and the n nearest rows of the bank (all, where it holds fewer), from one search.
 
         Rows are numbered as they were fitted, so that per_class changes no number.
         """
-        found = [self._search(part, [self.k], n) for part in self.checked(x).split(SCORE_ROWS)]
-        score, cosine, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        score, cosine, index = self._search(x, [self.k], n)
         near = index[:, :n]
         return score[:, 0], (cosine[:, :n], near if self.per_class is None else self.row[near])
+
+    @property
+    def no_graph(self) -> str:
+        """A graph searches exactly, and the search in bfloat16 does not."""
+        return "its search in bfloat16 may miss a neighbour. Use storage=float16" if self.storage == "bfloat16" else ""
 
     def _search(self, x: Tensor, ks: Sequence[int], n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Distance (B, len(ks)); cosine and row number in the bank (B, max(k, n)), nearest first."""

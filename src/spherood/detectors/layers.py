@@ -76,11 +76,15 @@ class Layers(Detector):
         """The layers side by side, (B, D), to score (B,), float64."""
         return self._sum([member(part) for member, part in self._parts(x)])
 
-    @torch.no_grad()
-    def score_with_neighbours(self, x: Outputs | Array, n: int) -> tuple[Tensor, Neighbours | None]:
-        """`score`, and the neighbours in the last layer, where the score looks for neighbours."""
-        found = [member.score_with_neighbours(part, n) for member, part in self._parts(self.checked(x))]
+    def forward_with_neighbours(self, x: Tensor, n: int) -> tuple[Tensor, Neighbours | None]:
+        """The score, and the neighbours in the last layer, where the score looks for neighbours."""
+        found = [member.forward_with_neighbours(part, n) for member, part in self._parts(x)]
         return self._sum([score for score, _ in found]), found[-1][1]
+
+    @property
+    def no_graph(self) -> str:
+        """That of its score."""
+        return self._unfitted(1)[0].no_graph
 
     def checked(self, x: Outputs | Array) -> Tensor:
         """As of any detector; ShapeError too where the layers are as wide together, but not each."""

@@ -66,6 +66,11 @@ class Scorer(Detector):
             raise FitError(str(error)) from error
         return self
 
+    @property
+    def no_graph(self) -> str:
+        """It is somebody else's code."""
+        return f"its arithmetic is that of {self.wrapped}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Feature (B, D) to score (B,), float64. NotFittedError where the object says so."""
         try:

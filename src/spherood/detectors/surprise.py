@@ -75,7 +75,11 @@ def curve(score: Tensor) -> Curve:
 def summed(scores: Sequence[Tensor], knot: Tensor, surprise: Tensor, slope: Tensor) -> Tensor:
     """sum_j S_j, (B,), float64: of J scores (B,), by curves (J, M), (J, M), (J,)."""
     score = torch.stack([one.double() for one in scores])  # (J, B)
-    right = torch.searchsorted(knot, score).clamp(1, knot.shape[1] - 1)
+    if torch.compiler.is_exporting():  # ONNX has no search
+        place = (knot[:, None, :] < score[:, :, None]).sum(dim=2)
+    else:
+        place = torch.searchsorted(knot, score)
+    right = place.clamp(1, knot.shape[1] - 1)
     low, high = knot.gather(1, right - 1), knot.gather(1, right)
     at_low, at_high = surprise.gather(1, right - 1), surprise.gather(1, right)
     share = ((score - low) / (high - low)).clamp(0, 1)

@@ -52,6 +52,9 @@ def nearest(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Both sides unit rows of one dtype, k <= N.
     """
+    if torch.compiler.is_exporting():  # what follows depends on numbers of queries, which a graph does not know
+        cosine, index = (query @ bank.T).topk(k, dim=1)
+        return cosine, index
     if not _rounding_pays(query, bank, k):
         return _search(query, bank, k)
     parts = bank.split(_rows_of_part(bank))

@@ -29,6 +29,8 @@ def nearest_stored(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]
     """
     if bank.dtype not in (torch.float16, torch.bfloat16):
         return nearest(query, bank, k)
+    if torch.compiler.is_exporting():
+        return nearest(query, bank.float(), k)
     narrow = bank.dtype == torch.bfloat16
     most = SPARE * k if narrow else k
     best, where = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.int64, device=query.device)

@@ -1,0 +1,1 @@
+"""Many images, one row each: shards in, parts out (Parquet, CSV, JSON lines), resumable, here or on a cluster."""
