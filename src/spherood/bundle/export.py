@@ -52,8 +52,6 @@ def export(bundle: Bundle, folder: Path, held_out: Path | None = None) -> Export
     ours = bundle.runtime
     if not isinstance(ours, TorchRuntime):
         raise BundleError(f"{folder}: is exported already. Use it as it is.")
-    graph, origin = graph_of(ours)
-    theirs = OnnxRuntime(graph, origin, ours.reads, ours.width, ours.preprocess)
     promise = bundle.promise
     if ours.preprocess is None:
         rows = held_out_rows(folder, held_out)
@@ -64,6 +62,8 @@ def export(bundle: Bundle, folder: Path, held_out: Path | None = None) -> Export
         parts = (_whole(block.pixels, block.unreadable) for block in blocks(images, ours.preprocess, BATCH))
         count = len(images)
     calibration.exceedances_or_refuse(count, promise.false_alarm_rate, promise.each)
+    graph, origin = graph_of(ours)
+    theirs = OnnxRuntime(graph, origin, ours.reads, ours.width, ours.preprocess)
     ours_seen, theirs_seen = _both(ours, theirs, parts, count)
     largest = _compared(ours_seen.score, theirs_seen.score)
     turned = _turned(bundle, ours_seen, theirs_seen)

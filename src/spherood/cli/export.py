@@ -58,15 +58,17 @@ def export(
             f"spherood export: {what} is a run. Name its bundle, {run_folder(what) / 'bundle'}, which spherood "
             "evaluate makes; or write its weights for OpenOOD: --openood FILE"
         )
-    target = out or folder.absolute().with_name(f"{folder.absolute().name}-onnx")
+    target = out or folder.parent / f"{folder.absolute().name}-onnx"
     if target.absolute() == folder.absolute():
         raise ConfigError(f"spherood export: {target} is the bundle itself. Choose another folder.")
     made = export(Bundle.load(folder, trust=trust or ()), folder, held_out)
     made.bundle.save(target)
     remember_again(folder, target, held_out)
+    turned = "1 verdict differs" if made.turned == 1 else f"{made.turned} verdicts differ"
+    near = ", that near to the threshold" if made.turned else ""
     print(
         f"compared: {made.images:,} images; scores differ by {made.largest:.1g} at most (relative; {TOLERANCE:g} is "
-        f"let through), {made.turned} verdicts differ, all of them that near to the threshold"
+        f"let through); {turned}{near}"
     )
     print(f"bundle:   {target}  (needs onnxruntime, no torch; threshold {made.bundle.threshold():.6g})")
     print(f"next:     {score_command(target, made.bundle)} {'IMAGE...' if made.bundle.preprocess else 'FEATURES'}")

@@ -81,6 +81,8 @@ def _of_tar(shard: Shard) -> Iterator[Item]:
                     raise EOFError
                 yield Item(f"{text}/{member.name}", text, iso(member.mtime), content)
                 count, last = count + 1, member.name
+            if tar.fileobj is not None and tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
+                raise EOFError  # no block that marks the end was read: tarfile takes that for an end too
     except CUT as error:
         if isinstance(error, OSError) and error.strerror:  # the system's own
             yield Item(text, text, error=f"{text}: cannot be read: {error.strerror}.")

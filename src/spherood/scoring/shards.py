@@ -125,7 +125,7 @@ def _walked(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[s
     for entry in found:
         if entry.is_dir():
             yield from _walked(Path(entry.path), (*above, here))
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
+        elif _suffix(entry.name) in SUFFIXES:
             yield entry.path
 
 
@@ -135,13 +135,18 @@ def _listed(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 text = line.strip()
-                before, space, last = text.rpartition(" ")
-                if space and last.lstrip("-").isdecimal() and Path(before).suffix:
+                before, _, last = text.rpartition(" ")
+                if _suffix(before) in SUFFIXES and last.lstrip("-").isdecimal():
                     text = before
                 if text:
-                    yield str(path.parent / text)
+                    yield text if text.startswith("/") else f"{path.parent}/{text}"
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a list of paths in UTF-8: {error}") from None
+
+
+def _suffix(name: str) -> str:
+    """As of a Path, which would take a tenth of the time that decoding takes."""
+    return f".{name.rpartition('.')[2].lower()}"
 
 
 def _whole(path: Path, found: Kind) -> Shard:
@@ -189,7 +194,7 @@ def _column(path: Path, column: str | None, time: str | None) -> str:
     found = next((name for name in COLUMNS if name in there), None)
     if found is None:
         raise ConfigError(
-            f"{path}: has no column {' or '.join(COLUMNS)}. {listed} Name that of the images: --column NAME"
+            f"{path}: has no column {', '.join(COLUMNS)}. {listed} Name that of the images: --column NAME"
         )
     return found
 
