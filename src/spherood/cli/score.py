@@ -102,7 +102,7 @@ def score(
         )
     work = Work(
         bundle=bundle,
-        inputs=inputs,
+        inputs=[path.absolute() for path in inputs] if engine == "ray" else inputs,  # workers stand elsewhere
         false_alarm_rate=false_alarm_rate,
         column=column,
         time_column=time_column,

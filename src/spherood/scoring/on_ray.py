@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spherood.errors import ConfigError, optional
+from spherood import errors
+from spherood.bundle.bundle import Bundle
+from spherood.errors import ConfigError, SpheroodError, optional
+from spherood.scoring.judge import Judge
 from spherood.scoring.pipeline import Advance, Tally, write_parts
 from spherood.scoring.plan import Plan
 
@@ -22,25 +27,28 @@ class ShardScorer:
     """One worker: the bundle is loaded once. ``ShardScorer(...)({"number": 7})`` writes part 7."""
 
     def __init__(
-        self,
-        bundle: Path,
-        out: Path,
-        false_alarm_rate: float | None,
-        trust: Collection[str],
-        threads: int,
+        self, bundle: Path, out: Path, false_alarm_rate: float | None, trust: Collection[str], threads: int
     ) -> None:
-        from spherood.bundle.bundle import Bundle
-        from spherood.scoring.judge import Judge
+        self.bundle, self.out, self.rate, self.trust, self.threads = bundle, out, false_alarm_rate, trust, threads
 
-        self.plan, self.threads = Plan.of(out), threads
-        self.judge = Judge(Bundle.load(bundle, trust=trust), false_alarm_rate)
+    @cached_property
+    def judge(self) -> Judge:
+        """Made in the first call, which can tell what is wrong."""
+        return Judge(Bundle.load(self.bundle, trust=self.trust), self.rate)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        """What became of the images of one shard."""
+    @cached_property
+    def plan(self) -> Plan:
+        """Of the folder of parts."""
+        return Plan.of(self.out)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What became of the images of one shard; a message to the user comes as `kind` and `problem`."""
         number = int(row["number"])
-        shard = self.plan.shard(number)
-        made = write_parts([(number, shard)], self.judge, self.plan.part, self.threads)
-        return made._asdict()
+        try:
+            made = write_parts([(number, self.plan.shard(number))], self.judge, self.plan.part, self.threads)
+        except SpheroodError as error:  # raised, it would come back without its class
+            return {**Tally()._asdict(), "kind": type(error).__name__, "problem": str(error)}
+        return {**made._asdict(), "kind": "", "problem": ""}
 
 
 def write_parts_on_ray(
@@ -71,6 +79,7 @@ def _run(
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     ray: Any = optional("ray", "ray", "--engine ray")
     data: Any = optional("ray.data", "ray", "--engine ray")
+    _answers(address)
     ours = not ray.is_initialized()
     if ours:
         try:
@@ -91,7 +100,23 @@ def _run(
             num_cpus=threads,
         )
         for row in found.iter_rows():
+            kind, problem = row.pop("kind"), row.pop("problem")
+            if kind:
+                raise getattr(errors, kind)(problem)
             yield Tally(**row)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """ConfigError where nobody listens: Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers there ({error}). Start one: ray start"
+        ) from None
