@@ -7,13 +7,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+
+from spherood.bundle import Bundle, Promise, Score
+from spherood.bundle.encoder import origin_of
+from spherood.bundle.torch_runtime import TorchRuntime
+from spherood.data import Preprocess
+from spherood.detectors import KNN
+from spherood.models import ModelSettings, build_model, infer
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -62,10 +70,31 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(command), capture_output=True, text=True, check=False, env=env)
 
 
-def test_an_exported_bundle_is_scored_there_as_it_is_here(
-    python: Path, shipped_bundle: Callable[[Path], Path], tmp_path: Path
-) -> None:
-    bundle = shipped_bundle(tmp_path / "run" / "bundle")
+def pictures(count: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def shipped(folder: Path) -> Path:
+    """A bundle that knows noise, with the images that calibrated it beside."""
+    settings, preprocess = ModelSettings(encoder="resnet8", width=2), Preprocess(size=8)
+    model = build_model(settings, 2)
+    train, held_out = (infer(model, torch.from_numpy(pictures(n, n)), preprocess).feature for n in (30, 70))
+    detector = KNN(k=3).fit(train)
+    Bundle(
+        runtime=TorchRuntime(detector, model, origin_of(settings, 2), preprocess),
+        classes=("cat", "dog"),
+        score=Score.model_validate({"use": "knn", "with": {"k": 3}}),
+        class_mean=np.eye(16, dtype=np.float32)[:2],
+        held_out_score=detector.score(held_out).double().numpy(),
+        promise=Promise(false_alarm_rate=0.05, confidence=0.95, held_out=70),
+        bank_names=[f"{row}.png" for row in range(30)],
+    ).save(folder)
+    np.save(folder.parent / f"{folder.name}-held-out.npy", pictures(70, 70))
+    return folder
+
+
+def test_an_exported_bundle_is_scored_there_as_it_is_here(python: Path, tmp_path: Path) -> None:
+    bundle = shipped(tmp_path / "run" / "bundle")
     assert run(sys.executable, "-m", "spherood", "export", bundle).returncode == 0
     exported = tmp_path / "run" / "bundle-onnx"
     photos = tmp_path / "photos"
