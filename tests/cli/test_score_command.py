@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import Image
 
 from spherood.bundle import Bundle
 from spherood.scoring import judge, pipeline
+from spherood.scoring.parts import part_files, read_part
 
 Command = Callable[..., Any]
 IMAGES = ("a.png", "below/b.PNG", "c.png", "red.png")
@@ -154,3 +157,92 @@ def test_large_photographs_are_made_small_one_by_one(
     Image.new("RGB", (400, 300)).save(photos / "large.png")
     spherood("score", bundle, photos / "large.png")
     assert seen == [(400, 300), (8, 8, 3)]
+
+
+def test_a_folder_gets_parts_that_the_same_command_finishes_and_a_page_can_be_drawn(
+    spherood: Command, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").write_text("no image")
+    out = tmp_path / "out"
+    told = spherood("score", bundle, photos, "-o", out, "--part-size", "2", "--format", "csv")
+    assert told.code == 1  # one is unreadable
+    assert told.err.endswith(f", 1 unreadable; written to {out}\n")
+    assert told.err.startswith("5 images: ")
+    assert told.out == f"next: spherood report {bundle} {out}\n"
+    parts = [out / "parts" / f"part-0000000{number}.csv" for number in range(3)]
+    assert sorted((out / "parts").iterdir()) == parts
+    before = [part.read_text() for part in parts]
+    parts[1].unlink()
+    again = spherood("score", bundle, photos, "-o", out, "--part-size", "2", "--format", "csv", "--json")
+    assert json.loads(again.out)["rows"] == 5
+    assert [part.read_text() for part in parts] == before
+    report = spherood("report", bundle, out)
+    assert report.code == 0, report.err
+    assert report.out.endswith(f"page: {out / 'report.html'}  (open it in a browser)\n")
+    assert spherood("report", bundle).err == (
+        f"spherood report: {bundle} is a bundle. Name the folder that was scored with it, and no figure: spherood "
+        f"report {bundle} OUT\n"
+    )
+
+
+def test_false_discoveries_are_counted_over_all_parts(
+    spherood: Command, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    for out in (tmp_path / "out", tmp_path / "rows.parquet"):
+        told = spherood("score", bundle, photos, "-o", out, "--false-discovery-rate", "0.5", "--part-size", "1")
+        assert told.code == 0
+        assert "false-discovery rate 0.5: with 70 held-out images, of 4 none or at least 1 can be flagged." in told.err
+        assert "; 1 discoveries at a false-discovery rate of 0.5; written to " in told.err
+    found = [row for file in part_files(tmp_path / "out") for row in read_part(file)]
+    assert found == read_part(tmp_path / "rows.parquet")
+    assert [Path(row["image"]).name for row in found if row["discovery"]] == ["red.png"]
+
+
+def test_shares_of_an_array_job_make_the_whole_between_them(
+    spherood: Command, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    out = tmp_path / "out"
+    for share in ("1/2", "0/2"):
+        assert spherood("score", bundle, photos, "-o", out, "--part-size", "1", "--share", share).code == 0
+    assert len([row for file in part_files(out) for row in read_part(file)]) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--share", "0/2"], "--share and --engine ray write parts. Name a folder for them: -o FOLDER"),
+        (["--engine", "ray", "-o", "x.csv"], "--share and --engine ray write parts."),
+        (["--address", "ray://head:10001", "-o", "x"], "--address is that of a Ray cluster. Add --engine ray."),
+        (["--share", "5/2", "-o", "x"], "--share 5/2: expected I/N with 0 <= I < N, for example 2/16."),
+        (
+            ["--share", "0/2", "-o", "x", "--false-discovery-rate", "0.1"],
+            "false discoveries are counted over all parts.",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_any_work(
+    spherood: Command, bundle: Path, photos: Path, more: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    told = spherood("score", bundle, photos, *more)
+    assert (told.code, told.out) == (2, "")
+    assert message in told.err
+    assert not Path("x").exists()
+
+
+def test_a_folder_that_holds_the_parts_of_another_bundle_is_refused(
+    spherood: Command, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    spherood("score", bundle, photos, "-o", out, "--format", "jsonl")
+    other = tmp_path / "other"
+    shutil.copytree(bundle, other)
+    replace(Bundle.load(bundle), provenance={"made": "again"}).save(other)
+    told = spherood("score", other, photos, "-o", out, "--format", "jsonl")
+    assert told.code == 2
+    assert re.fullmatch(
+        rf"{out}: holds parts of another bundle \([0-9a-f]{{16}}, not [0-9a-f]{{16}}\)\. Choose another folder, or remove "
+        r"it\.\n",
+        told.err,
+    )
