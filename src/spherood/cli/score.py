@@ -203,4 +203,6 @@ def _summary(counted: Tally, rate: float | None, found: int) -> str:
     within = counted.rows - counted.alarms - counted.review - counted.errors
     told = f"{images}: {counted.alarms:,} OOD, {within:,} within range, {counted.errors:,} unreadable"
     told += f", {counted.review:,} for a person" if counted.review else ""
-    return told + (f"; {found:,} discoveries at a false-discovery rate of {rate:g}" if rate is not None else "")
+    if rate is None:
+        return told
+    return f"{told}; {found:,} {'discovery' if found == 1 else 'discoveries'} at a false-discovery rate of {rate:g}"
