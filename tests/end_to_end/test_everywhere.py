@@ -1,7 +1,11 @@
-"""An environment made by the documented command, in which there is no torch, says what this one says."""
+"""What a bundle says is the same everywhere: by torch, by its graph, without torch, on a Ray cluster, from Python.
+
+The environment without torch is made by the documented command.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +26,7 @@ from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.data import Preprocess
 from spherood.detectors import KNN
 from spherood.models import ModelSettings, build_model, infer
+from spherood.scoring.parts import part_files, read_part
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -122,3 +127,86 @@ def test_an_exported_bundle_is_scored_there_as_it_is_here(python: Path, tmp_path
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+CIFAR, STEEL, BROKEN = 1200, 660, 20  # with 120 flowers 2,000 images
+FAR = 1e-4  # from the threshold, relative: farther away every verdict must be the same
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with known, held-out and 2,000 new images (CIFAR-10, photographs, broken files), and a ResNet-20."""
+    shared = os.environ.get("SPHEROOD_SHARED")
+    if not shared or not (Path(shared) / "data" / "unpack.py").exists():
+        pytest.skip("SPHEROOD_SHARED names no folder with data/unpack.py, the packed real images")
+    place, data = tmp_path_factory.mktemp("real"), Path(shared) / "data"
+    unpack = [sys.executable, data / "unpack.py", place / "all"]
+    subprocess.run([*unpack, "flowers", "steel"], check=True, capture_output=True)
+    subprocess.run([*unpack, "cifar10-test", "--npy", "--no-tree"], check=True, capture_output=True)
+    pixels = np.load(place / "all" / "cifar10-test.images.npy")[np.random.default_rng(0).permutation(10_000)]
+    for name, rows in (
+        ("known", slice(0, 1500)),
+        ("held", slice(1500, 2100)),
+        ("new/cifar", slice(2100, 2100 + CIFAR)),
+    ):
+        (place / name).mkdir(parents=True)
+        for number, one in enumerate(pixels[rows]):
+            Image.fromarray(one).save(place / name / f"{number:04}.png", compress_level=1)
+    for name, count in (("flowers", 120), ("steel", STEEL)):
+        for number, file in enumerate(sorted((place / "all" / name).rglob("*.*"))[:count]):
+            os.link(file, place / "new" / f"{name}-{number:04}{file.suffix}")
+    for number in range(BROKEN):
+        content = (place / "new" / "cifar" / f"{number:04}.png").read_bytes()
+        (place / "new" / f"broken-{number}.png").write_bytes(content[: 30 + 40 * number])
+    os.link(data / "resnet20-cifar10.th", place / "net.th")
+    return place
+
+
+def test_two_thousand_images_get_the_same_verdicts_everywhere(python: Path, real: Path) -> None:
+    ours = (sys.executable, "-m", "spherood")
+
+    def typed(*words: str | Path, by: tuple[str | Path, ...] = ours, code: int = 0) -> str:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP"))}
+        done = subprocess.run([*by, *words], capture_output=True, text=True, check=False, env=env, cwd=real)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    typed("fit", "known", "--encoder", "net.th", "--held-out", "held", "--scores", "knn:k=10", "--run", "guard")
+    bundle, exported = Path("runs/guard/bundle"), Path("runs/guard/bundle-onnx")
+    assert "compared: 600 images" in typed("export", bundle)
+    without = (python, "-m", "spherood")
+    ways: dict[str, tuple[Path, tuple[str | Path, ...], list[str]]] = {
+        "torch": (bundle, ours, []),
+        "onnx": (exported, ours, []),
+        "without torch": (exported, without, []),
+    }
+    if importlib.util.find_spec("ray") is not None:
+        ways["ray"] = (exported, ours, ["--engine", "ray"])
+    found = {}
+    for name, (of, by, more) in ways.items():
+        out = Path("out") / name.replace(" ", "-")
+        typed("score", of, "new", "-o", out, "--format", "jsonl", "--part-size", "500", *more, by=by, code=1)
+        rows = [row for file in part_files(real / out) for row in read_part(file)]
+        found[name] = {str((real / row["image"]).relative_to(real)): row for row in rows}
+        assert len(found[name]) == len(rows) == CIFAR + 120 + STEEL + BROKEN == 2000
+    files = [name for name, row in found["torch"].items() if row["error"] is None]
+    assert len(files) == 2000 - BROKEN
+    verdicts = Bundle.load(real / bundle).predict([real / name for name in files])
+    found["python"] = {
+        name: {"score": one.score, "is_ood": one.is_ood, "error": None, "threshold": one.threshold}
+        for name, one in zip(files, verdicts, strict=True)
+    }
+    turned = dict.fromkeys(found, 0)
+    for way, rows in found.items():
+        for name, row in rows.items():
+            torchs = found["torch"][name]
+            assert (row["error"] is None) == (torchs["error"] is None)
+            if row["error"] is not None:
+                continue
+            assert row["score"] == pytest.approx(torchs["score"], rel=FAR)
+            if row["is_ood"] != torchs["is_ood"]:
+                turned[way] += 1
+                assert torchs["score"] == pytest.approx(torchs["threshold"], rel=2 * FAR)
+    print(f"verdicts that differ from torch's, nearer to the threshold than {FAR:g}: {turned}")
+    assert max(turned.values()) <= 2
+    assert 0 < sum(row["is_ood"] is True for row in found["torch"].values()) < 2000
