@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import random
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -247,3 +250,44 @@ def test_a_full_disk_leaves_the_exported_bundle_that_was_there(shipped: Path, ex
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("Mend that, or choose another place.")
     assert read_manifest(exported) == before
+
+
+def save_for_ever(bundle: Bundle, folder: Path) -> None:
+    while True:
+        bundle.save(folder)
+
+
+def test_an_export_that_is_interrupted_leaves_a_whole_bundle(exported: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = Bundle.load(exported)
+    made.save(out)
+    expected = made.predict(list(pictures(3, 1)))
+    rng = random.Random(0)
+    for _ in range(8):
+        child = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(made, out))
+        child.start()
+        time.sleep(0.01 + rng.random() / 20)
+        child.kill()
+        child.join()
+        assert Bundle.load(out).predict(list(pictures(3, 1))) == expected
+
+
+def test_where_onnxruntime_is_absent_the_message_says_how_to_get_it(exported: Path) -> None:
+    code = f"import sys; sys.modules['onnxruntime'] = None; from spherood import Bundle; Bundle.load({str(exported)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(
+        f"{exported}: needs onnxruntime, which is not installed. Install it with: pip install 'spherood[onnx]'"
+    )
+
+
+def test_a_graph_that_this_onnxruntime_cannot_read_is_told(exported: Path, tmp_path: Path) -> None:
+    made = Bundle.load(exported)
+    newer = onnx.load_model_from_string(made.runtime.graph)
+    for entry in newer.opset_import:
+        entry.version = 1000
+    content = newer.SerializeToString()
+    replace(made, runtime=replace(made.runtime, graph=content)).save(tmp_path / "out")
+    with pytest.raises(
+        BundleError, match=r"onnxruntime cannot run its graph of opset 20 \(.*\)\. Update it: pip install -U"
+    ):
+        Bundle.load(tmp_path / "out")
