@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -41,15 +42,20 @@ def find(room: str, name: str) -> type[Any]:
 def build(room: str, name: str, settings: dict[str, Any]) -> Any:
     """An instance of the class called `name`; ConfigError where a setting does not exist, with the nearest one."""
     found = find(room, name)
-    parameters = inspect.signature(found).parameters.values()
-    known = [it.name for it in parameters if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
-    for key in settings:
-        if key not in known and not any(it.kind is it.VAR_KEYWORD for it in parameters):
-            raise ConfigError(f"{room}: '{name}' has no setting '{key}'. {nearest(key, known)}")
+    check_settings(room, name, settings)
     try:
         return found(**settings)
     except TypeError as error:  # a value of the wrong type, or a setting without default left out
         raise ConfigError(f"{room}: cannot make '{name}' from {settings}: {error}. Check its settings.") from error
+
+
+def check_settings(room: str, name: str, settings: Iterable[str]) -> None:
+    """ConfigError where the class called `name` has no such setting, with the nearest one."""
+    parameters = inspect.signature(find(room, name)).parameters.values()
+    known = [it.name for it in parameters if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
+    for key in settings:
+        if key not in known and not any(it.kind is it.VAR_KEYWORD for it in parameters):
+            raise ConfigError(f"{room}: '{name}' has no setting '{key}'. {nearest(key, known)}")
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -77,6 +78,67 @@ def test_a_tar_that_is_cut_off_gives_what_is_whole_and_says_where_it_ends(
     assert last.image == str(cut)
 
 
+@pytest.mark.parametrize("place", [1, 4])
+def test_a_tar_whose_heads_are_damaged_within_does_not_end_there_in_silence(tmp_path: Path, place: int) -> None:
+    """1,536: a member of 1,000 bytes with its head. tarfile by itself takes such a head for the end."""
+    tar = bundle_of(tmp_path / "d.tar", {f"{row}.png": bytes(1000) for row in range(6)})
+    content = bytearray(tar.read_bytes())
+    content[place * 1536 : place * 1536 + 100] = b"x" * 100
+    tar.write_bytes(content)
+    *found, last = of(tar)
+    assert [item.image for item in found] == [f"{tar}/{row}.png" for row in range(place)]
+    assert last.error is not None
+    assert f"damaged after {place - 1}.png (" in last.error
+
+
+def test_what_macos_and_a_dot_in_front_leave_in_a_tar_is_no_image_and_a_link_is_an_error(tmp_path: Path) -> None:
+    tar = bundle_of(tmp_path / "m.tar", {"./._a.png": b"x", "./a.png": b"y", "in/.thumbs/b.png": b"z"})
+    with tarfile.open(tar, "a") as more:
+        for name, kind in (
+            ("copy.png", tarfile.LNKTYPE),
+            ("link.png", tarfile.SYMTYPE),
+            ("album.png", tarfile.DIRTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.png" if kind != tarfile.DIRTYPE else ""
+            more.addfile(member)
+    image, *links = of(tar)
+    assert (image.image, image.content) == (f"{tar}/a.png", b"y")
+    assert [item.error for item in links] == [
+        f"{tar}/{name}.png: a link to another member. Write the tar with the files themselves: tar --dereference "
+        "--hard-dereference"
+        for name in ("copy", "link")
+    ]
+
+
+def test_a_member_of_a_strange_name_or_time_is_told_in_utf_8_and_without_a_time(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo(os.fsdecode(b"\xff.png"))
+        member.mtime = 10**15
+        tar.addfile(member)
+    (item,) = of(tmp_path / "s.tar")
+    assert (item.image, item.time) == (f"{tmp_path}/s.tar/\\udcff.png", None)
+
+
+def test_memory_does_not_grow_with_the_members_of_a_tar(tmp_path: Path) -> None:
+    tar = bundle_of(tmp_path / "many.tar", {f"{row:05}.png": b"1" for row in range(6000)})
+    (shard,) = shards([tar])
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in items(shard)) == 6000
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # 3 MB where tarfile keeps its members
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_path_with_a_nul_is_one_row_with_the_error(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("a\0.png\n")
+    (item,) = of(tmp_path / "l.txt")
+    assert item.time is None
+    with pytest.raises(ImageError, match="null byte"):
+        open_image(item)
+
+
 def test_what_is_no_tar_at_all_or_gone_is_one_item_with_the_error(tmp_path: Path) -> None:
     (tmp_path / "n.tar").write_bytes(b"no tar" * 500)
     (shard,) = shards([tmp_path / "n.tar"])
@@ -117,6 +179,10 @@ def test_cells_of_a_parquet_column_are_paths_bytes_or_hugging_faces_pairs_and_no
         ("2024-05-01", "2024-05-01T00:00:00+00:00"),
         (date(2024, 5, 1), "2024-05-01T00:00:00+00:00"),
         ("yesterday", None),
+        ("0001-01-01T00:00:00+05:00", None),  # the year 0
+        (pyarrow.scalar(1_700_000_000_123_456_789, pyarrow.timestamp("ns")), "2023-11-14T22:13:20+00:00"),
+        (pyarrow.scalar(1_700_000_000, pyarrow.timestamp("s", "Moon/Base")), "2023-11-14T22:13:20+00:00"),
+        (pyarrow.scalar(10**15, pyarrow.timestamp("s")), None),
         (1_700_000_000, None),
     ],
 )
@@ -136,7 +202,12 @@ def test_a_parquet_file_that_was_cut_off_after_the_plan_is_one_item_with_the_err
     file = tmp_path / "f.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"image": [f"{row}.png" for row in range(9)]}), file)
     (shard,) = shards([file])
-    file.write_bytes(file.read_bytes()[:100])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    (item,) = items(shard)
+    assert item.error is not None
+    assert item.error.startswith(f"{file}: cannot be read from row 0 on: ")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a.png"]}), file)
     (item,) = items(shard)
     assert item.error is not None
     assert item.error.startswith(f"{file}: cannot be read from row 0 on: ")

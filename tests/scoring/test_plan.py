@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,3 +110,23 @@ def test_a_plan_that_fails_while_it_is_written_leaves_none(tmp_path: Path, saved
         open_plan(tmp_path / "out", HEADER, failing())
     assert list((tmp_path / "out").iterdir()) == []
     assert len(begun(tmp_path / "out", "/a")) == 1
+
+
+def test_the_same_command_goes_on_after_a_kill_while_the_plan_was_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = """
+import os, pathlib, signal, sys
+from spherood.scoring.plan import open_plan
+from spherood.scoring.shards import Shard
+
+def killed():
+    yield Shard(kind="files", paths=("/a", "/x.png"), rows=2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+open_plan(pathlib.Path(sys.argv[1]), {}, killed())
+"""
+    assert subprocess.run([sys.executable, "-c", code, out]).returncode == -signal.SIGKILL
+    (left,) = out.iterdir()
+    assert left.name.endswith(".part")
+    assert len(begun(out, "/a")) == 1
+    assert [path.name for path in out.iterdir()] == ["plan.jsonl"]

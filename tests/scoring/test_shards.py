@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spherood.data.folders import read_folder
 from spherood.errors import ConfigError, DataError
 from spherood.scoring.shards import Shard, shards
 
@@ -17,7 +19,7 @@ Saved = Callable[..., Path]
 pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
 
 
-def parquet(path: Path, rows: int, group: int, **columns: object) -> Path:
+def parquet(path: Path, rows: int, group: int, /, **columns: object) -> Path:
     import pyarrow.parquet
 
     columns = columns or {"image": [f"{row}.png" for row in range(rows)]}
@@ -49,14 +51,74 @@ def test_a_link_back_to_a_folder_on_the_way_ends_the_walk_and_other_links_are_fo
 
 
 def test_a_list_is_read_against_its_folder_and_labels_behind_paths_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("x/a.png 3\n\n/abs/b.png -1\nwith space.png\nno 5.png 0\n")
+    (tmp_path / "list.txt").write_text(
+        "x/a.png 3\n\n/abs/b.png -1\nwith space.png\nno 5.png 0\nc.png\t7\nd.png {'class_label': 2}\n"
+    )
     (shard,) = shards([tmp_path / "list.txt"])
     assert shard.paths == (
         f"{tmp_path}/x/a.png",
         "/abs/b.png",
         f"{tmp_path}/with space.png",
         f"{tmp_path}/no 5.png",
+        f"{tmp_path}/c.png",
+        f"{tmp_path}/d.png",
     )
+
+
+def test_a_folder_may_be_called_like_a_list_and_a_file_called_like_a_suffix_is_no_image(
+    tmp_path: Path, saved: Saved
+) -> None:
+    saved(tmp_path / "in.txt" / "a.png")
+    (tmp_path / "in.txt" / "png").write_text("no image")
+    (shard,) = shards([tmp_path / "in.txt"])
+    assert shard.paths == (f"{tmp_path}/in.txt/a.png",)
+
+
+def test_the_walk_finds_the_images_that_training_finds_in_the_same_order(tmp_path: Path, saved: Saved) -> None:
+    for name in ("b.png", "a/2.png", "a-b/1.png", "a/B/3.png", "a.png", "Z/4.png", "a/.x/5.png"):
+        saved(tmp_path / name)
+    (shard,) = shards([tmp_path])
+    assert list(map(Path, shard.paths)) == read_folder(tmp_path).images
+
+
+def test_a_name_that_is_not_utf_8_is_told_before_the_plan_would_choke_on_it(tmp_path: Path, saved: Saved) -> None:
+    saved(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    for path in (tmp_path, tmp_path / os.fsdecode(b"\xff.png")):
+        with pytest.raises(DataError) as told:
+            list(shards([path]))
+        assert str(told.value) == (
+            f"'{tmp_path}/\\udcff.png': this name is not UTF-8, as JSON and Parquet are. Rename it."
+        )
+
+
+def test_a_folder_that_goes_away_during_the_walk_is_told(tmp_path: Path, saved: Saved) -> None:
+    saved(tmp_path / "a" / "1.png")
+    saved(tmp_path / "b" / "2.png")
+    cut = shards([tmp_path], 1)
+    assert next(cut).rows == 1
+    (tmp_path / "b" / "2.png").unlink()
+    (tmp_path / "b").rmdir()
+    with pytest.raises(DataError, match=r"b: cannot be read: No such file or directory\. Make it readable, or move "):
+        next(cut)
+
+
+def test_a_shard_of_no_image_is_refused(tmp_path: Path, saved: Saved) -> None:
+    with pytest.raises(ConfigError, match=r"^shards: size must be at least 1, got 0\. Try 4096\.$"):
+        next(shards([saved(tmp_path / "a.png")], 0))
+
+
+def test_of_the_usual_columns_the_first_that_holds_paths_or_bytes_is_taken(tmp_path: Path) -> None:
+    text = pyarrow.array(["a.png", "b.png"])
+    pair = pyarrow.array([{"bytes": b"1", "path": None}] * 2)
+    for columns, told in (
+        ({"image": [0.5, 1.5], "path": text}, "path"),
+        ({"path": text, "image": text.dictionary_encode()}, "image"),
+        ({"file": text.cast("large_string")}, "file"),
+        ({"filename": pyarrow.array([b"1", b"2"], pyarrow.large_binary())}, "filename"),
+        ({"path": text, "image": pair}, "image"),
+    ):
+        (shard,) = shards([parquet(tmp_path / "p.parquet", 2, 2, **columns)])
+        assert shard.column == told
 
 
 @given(counts=st.lists(st.integers(1, 7), min_size=1, max_size=4), size=st.integers(1, 9))
@@ -104,6 +166,7 @@ def test_what_cannot_be_scored_is_told_before_anything_is(tmp_path: Path, saved:
     (tmp_path / "movie.mp4").write_bytes(b"0")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     parquet(tmp_path / "p.parquet", 2, 2, photo=["a.png", "b.png"], taken=[1, 2])
+    parquet(tmp_path / "none.parquet", 0, 2)
     for path, more, kind, message in (
         ("gone", {}, ConfigError, r"gone: expected a folder, image, list \(\.txt, \.lst\), tar "),
         ("gone.tar", {}, DataError, r"gone\.tar: no such file or folder\. Check the path\.$"),
@@ -115,9 +178,16 @@ def test_what_cannot_be_scored_is_told_before_anything_is(tmp_path: Path, saved:
             "p.parquet",
             {},
             ConfigError,
-            r"p\.parquet: has no column image, path, file, filename\. Columns: photo, taken\. Name .*--column NAME$",
+            r"has no column image, path, file, filename of paths or bytes\. Columns: photo, taken\. Name .*--column",
         ),
         ("p.parquet", {"column": "foto"}, ConfigError, r"has no column 'foto'\. Did you mean 'photo'\? Columns: photo"),
+        (
+            "p.parquet",
+            {"column": "taken"},
+            ConfigError,
+            r"column 'taken' holds int64, expected paths or bytes\. Columns",
+        ),
+        ("none.parquet", {}, DataError, r"none\.parquet: holds no row\.$"),
         ("p.parquet", {"column": "photo", "time": "when"}, ConfigError, r"has no column 'when' of times\."),
         ("a.png", {"rows": True}, ConfigError, r"a\.png: the bundle reads features\. Give files of them"),
     ):

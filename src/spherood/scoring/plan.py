@@ -81,7 +81,7 @@ def open_plan(out: Path, header: Header, found: Iterator[Shard]) -> Plan:
     path = out / PLAN
     if path.exists():
         _same_header(out, Plan.of(out).header, header)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir())):
         raise ConfigError(f"{out}: holds other things. Choose a folder that is empty or absent.")
     with written_aside(path if not path.exists() else out / f"{PLAN}.again") as aside:
         with aside.open("w", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ the same name is another shard.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from spherood.schema import Strict
 LISTS = (".txt", ".lst")
 TARS = (".tar", ".tar.gz", ".tgz")
 COLUMNS = ("image", "path", "file", "filename")
+LABEL = re.compile(r"\s+(-?\d+|\{.*\})$")  # behind a path in OpenOOD's lists: a number, or a record
 Kind = Literal["files", "tar", "parquet", "features"]
 
 
@@ -51,6 +53,8 @@ def shards(
 
     DataError for an input that is absent or empty, ConfigError for one of no known kind or a column that is not there.
     """
+    if size < 1:
+        raise ConfigError(f"shards: size must be at least 1, got {size}. Try 4096.")
     for path in inputs:
         check(path, column, time, rows=rows)
     waiting: list[Path] = []
@@ -94,9 +98,10 @@ def check(path: Path, column: str | None, time: str | None, *, rows: bool) -> No
         if path.suffix.lower() in SUFFIXES:
             return  # one of many images: a row with the error
         raise DataError(f"{path}: no such file or folder. Check the path.")
-    if path.is_dir() and next(_walked(path), None) is None:
-        raise DataError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}). Is it the right folder?")
-    if path.suffix.lower() in LISTS and next(_listed(path), None) is None:
+    if path.is_dir():
+        if next(_walked(path), None) is None:
+            raise DataError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}). Is it the right folder?")
+    elif path.suffix.lower() in LISTS and next(_listed(path), None) is None:
         raise DataError(f"{path}: the list is empty.")
     if found == "parquet":
         _column(path, column, time)
@@ -104,8 +109,16 @@ def check(path: Path, column: str | None, time: str | None, *, rows: bool) -> No
 
 def _of_files(inputs: Iterable[Path], size: int) -> Iterator[Shard]:
     found = chain.from_iterable(_files(path) for path in inputs)
-    while paths := tuple(islice(found, size)):
+    while paths := tuple(map(_utf8, islice(found, size))):
         yield Shard(kind="files", paths=paths, rows=len(paths))
+
+
+def _utf8(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path!a}: this name is not UTF-8, as JSON and Parquet are. Rename it.") from None
+    return path
 
 
 def _files(path: Path) -> Iterator[str]:
@@ -116,12 +129,15 @@ def _files(path: Path) -> Iterator[str]:
 
 def _walked(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Every image below, folder by folder, sorted by name; a link back to a folder on the way is not followed."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}. Make it readable, or move it away.") from None
     for entry in found:
         if entry.is_dir():
             yield from _walked(Path(entry.path), (*above, here))
@@ -130,13 +146,13 @@ def _walked(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[s
 
 
 def _listed(path: Path) -> Iterator[str]:
-    """Paths of a list, against its folder; a number behind a path, as OpenOOD's lists have, is left out."""
+    """Paths of a list, against its folder; a label behind a path is left out."""
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 text = line.strip()
-                before, _, last = text.rpartition(" ")
-                if _suffix(before) in SUFFIXES and last.lstrip("-").isdecimal():
+                before = LABEL.sub("", text)
+                if _suffix(before) in SUFFIXES:
                     text = before
                 if text:
                     yield text if text.startswith("/") else f"{path.parent}/{text}"
@@ -146,7 +162,8 @@ def _listed(path: Path) -> Iterator[str]:
 
 def _suffix(name: str) -> str:
     """As of a Path, which would take a tenth of the time that decoding takes."""
-    return f".{name.rpartition('.')[2].lower()}"
+    _, dot, last = name.rpartition(".")
+    return dot + last.lower() if dot else ""
 
 
 def _whole(path: Path, found: Kind) -> Shard:
@@ -181,22 +198,38 @@ def _parquet(path: Path, size: int, column: str | None, time: str | None) -> Ite
 
 
 def _column(path: Path, column: str | None, time: str | None) -> str:
-    """The column of images; ConfigError where it, or that of times, is not there."""
+    """The column of images; ConfigError where it, or that of times, is not there or of another type."""
     with _opened(path) as file:
-        there = file.schema_arrow.names
+        schema, there, n = file.schema_arrow, file.schema_arrow.names, file.metadata.num_rows
+    if n == 0:
+        raise DataError(f"{path}: holds no row.")
     listed = f"Columns: {', '.join(there)}."
     if time is not None and time not in there:
         raise ConfigError(f"{path}: has no column '{time}' of times. {nearest(time, there)} {listed}")
     if column is not None:
         if column not in there:
             raise ConfigError(f"{path}: has no column '{column}'. {nearest(column, there)} {listed}")
+        if not _may_be_images(schema.field(column).type):
+            told = schema.field(column).type
+            raise ConfigError(f"{path}: column '{column}' holds {told}, expected paths or bytes. {listed}")
         return column
-    found = next((name for name in COLUMNS if name in there), None)
+    found = next((name for name in COLUMNS if name in there and _may_be_images(schema.field(name).type)), None)
     if found is None:
         raise ConfigError(
-            f"{path}: has no column {', '.join(COLUMNS)}. {listed} Name that of the images: --column NAME"
+            f"{path}: has no column {', '.join(COLUMNS)} of paths or bytes. {listed} Name that of the images: "
+            "--column NAME"
         )
     return found
+
+
+def _may_be_images(type_: Any) -> bool:
+    """Text, bytes, or Hugging Face's record of both."""
+    types = optional("pyarrow", "parquet", "a column of images").types
+    if types.is_struct(type_):
+        return any(type_.field(number).name == "bytes" for number in range(type_.num_fields))
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    return any(fits(type_) for fits in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
 
 
 def _opened(path: Path) -> Any:

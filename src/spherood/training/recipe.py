@@ -14,7 +14,7 @@ from torch import nn
 from spherood import naming
 from spherood.data import Preprocess, Source
 from spherood.data.views import Views
-from spherood.errors import ConfigError
+from spherood.errors import ConfigError, nearest
 from spherood.models import ModelSettings
 from spherood.schema import Strict, parse, read_yaml
 from spherood.training.schedule import Schedule
@@ -97,7 +97,7 @@ class Validation(Strict):
 class Recipe(Strict):
     """See recipes/ for examples; `spherood train --set training.epochs=20` changes one value."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")
     data: Source
     preprocess: Preprocess = Preprocess()
     views: Views = Views()
@@ -119,7 +119,10 @@ class Recipe(Strict):
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `a.b=value` changes; ConfigError names a wrong key and offers the nearest."""
+    """Read a recipe and apply `a.b=value` changes; ConfigError names a wrong key and offers the nearest.
+
+    `loss.NAME.SETTING=value` changes a setting of the loss of that name, or its times, begin and end.
+    """
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values.")
@@ -132,6 +135,8 @@ def _apply(content: dict[str, Any], change: str) -> None:
     place, equals, value = change.partition("=")
     if not (place and equals):
         raise ConfigError(f"--set {change}: expected key=value, for example training.epochs=20.")
+    if place.startswith("loss."):
+        content, place = _loss_term(content, place, change)
     *parents, last = place.split(".")
     for key in parents:
         content = content.setdefault(key, {})
@@ -141,3 +146,21 @@ def _apply(content: dict[str, Any], change: str) -> None:
         content[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {change}: cannot read the value '{value}'. Write it as in YAML.") from None
+
+
+def _loss_term(content: dict[str, Any], place: str, change: str) -> tuple[dict[str, Any], str]:
+    """Where `loss.NAME.SETTING` leads: the settings of the loss of that name, or its own times, begin and end."""
+    terms = [term for term in content.get("loss") or () if isinstance(term, dict) and "use" in term]
+    rest = place.removeprefix("loss.")
+    found = [term for term in terms if rest.startswith(f"{term['use']}.")]
+    if len(found) != 1:
+        name = rest.partition(".")[0]
+        many = "are several losses" if found else "is no loss"
+        hint = "Change the file." if found else nearest(name, {str(term["use"]) for term in terms})
+        raise ConfigError(f"--set {change}: there {many} '{name}' in this recipe. {hint} Write it as loss.NAME.SETTING.")
+    name, setting = found[0]["use"], rest.removeprefix(f"{found[0]['use']}.")
+    if setting in LossTerm.model_fields:
+        return found[0], setting
+    naming.check_settings("losses", name, [setting.partition(".")[0]])
+    settings: dict[str, Any] = found[0].setdefault("with", {})
+    return settings, setting
