@@ -3,7 +3,7 @@
     python benchmarks/scoring.py DATA
 
 DATA holds cifar10/test (10,000 PNG files of 32 px) and photographs: flowers, texture, imagenet-sample and steel, each
-of 200 px or more, repeated to 2,000. Two networks of random weights and a k-NN over 5,000 rows: a ResNet-20 of width 16
+of 200 px or more, repeated to 600. Two networks of random weights and a k-NN over 5,000 rows: a ResNet-20 of width 16
 at 32 px for CIFAR, a ResNet-18 at 224 px for photographs; each as torch runs it and as onnxruntime does.
 
 CPU time on one core of one thread, decoding (file to pixels) and network (pixels to score) apart; then the wall time of
@@ -44,7 +44,7 @@ from spherood.scoring.judge import Judge
 from spherood.scoring.pipeline import BLOCK, cores, write_parts
 from spherood.scoring.shards import shards
 
-TARGET, TURNS, ROWS, PHOTOGRAPHS = 1.15, 3, 5_000, 2_000
+TARGET, TURNS, ROWS, PHOTOGRAPHS = 1.15, 3, 5_000, 600
 SMALL = ModelSettings(encoder="resnet20", width=16)
 LARGE = ModelSettings(encoder="resnet18", width=64, stem="imagenet")
 
