@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spherood import Bundle
 from spherood.bundle import Promise, Score
@@ -83,18 +84,17 @@ def measure(name: str, made: Bundle, files: list[Path]) -> float:
     """Print one line; the median ratio."""
     blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
 
-    def decode() -> None:
-        for block in blocks:
-            np.stack([made.pixels(read_rgb(path)) for path in block])
+    def decode() -> list[NDArray[np.uint8]]:
+        return [np.stack([made.pixels(read_rgb(path)) for path in block]) for block in blocks]
 
-    pixels = np.stack([made.pixels(read_rgb(path)) for path in files[:BLOCK]])
+    pixels = decode()
     runtime = made.runtime.on_one_core()
-    runtime.of_pixels(pixels)
+    runtime.of_pixels(pixels[0])
     torch.set_num_threads(1)
 
     def network() -> None:
-        for block in blocks:
-            runtime.of_pixels(pixels[: len(block)])
+        for block in pixels:
+            runtime.of_pixels(block)
 
     ratios, walls, decoding, computing = [], [], [], []
     for _ in range(TURNS):

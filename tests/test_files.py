@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from spherood.errors import OutputError
-from spherood.files import sha256_of_file, write_json, write_text, written_aside
+from spherood.files import HOST, sha256_of_file, write_json, write_text, written_aside
 
 
 def test_text_and_json_are_written_into_folders_that_did_not_exist(tmp_path: Path) -> None:
@@ -86,13 +88,25 @@ def test_the_hash_is_that_of_the_standard(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_swept_up_by_the_next_writer(tmp_path: Path) -> None:
-    dead = tmp_path / ".a.json.999999999.part"
-    ours = tmp_path / f".a.json.{os.getppid()}.part"  # of a process that runs
-    other = tmp_path / ".b.json.999999999.part"
-    for left in (dead, ours, other):
+    dead = tmp_path / f".a.json.{HOST}.999999999.part"
+    ours = tmp_path / f".a.json.{HOST}.{os.getppid()}.part"  # of a process that runs
+    other = tmp_path / f".b.json.{HOST}.999999999.part"
+    elsewhere = tmp_path / ".a.json.0123abcd.999999999.part"  # of another machine, whose processes nobody sees here
+    for left in (dead, ours, other, elsewhere):
         left.write_text("half")
     write_text(tmp_path / "a.json", "whole")
-    assert [left.exists() for left in (dead, ours, other)] == [False, True, True]
+    assert [left.exists() for left in (dead, ours, other, elsewhere)] == [False, True, True, True]
+
+
+def test_two_containers_with_the_same_process_number_write_two_files(tmp_path: Path) -> None:
+    code = "import sys; from spherood.files import HOST; print(HOST)"
+    hosts = {
+        subprocess.run([*inside, sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+        for inside in ([], ["unshare", "--fork", "--pid"])
+    }
+    if "" in hosts:
+        pytest.skip("no new namespace of processes can be made here")
+    assert len(hosts) == 2
 
 
 def test_a_file_written_by_a_library_gets_the_permissions_of_any_other(tmp_path: Path) -> None:

@@ -6,12 +6,24 @@ import glob
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from spherood.errors import OutputError
+
+
+def _boot() -> str:
+    """What tells this machine's run, and this container, from others'; the name of a host alone may be shared."""
+    with suppress(OSError):  # Linux; elsewhere the name must do
+        return Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
+# Several machines or containers may write into one folder, and their process numbers are not each other's.
+HOST = hashlib.sha256(f"{platform.node()} {_boot()}".encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -24,10 +36,10 @@ def written_aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: its folder cannot be made: {error.strerror}. Choose another place.") from None
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{HOST}.*.part"):
         if not _runs(left.name.split(".")[-2]):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
         aside.touch()
         mode = aside.stat().st_mode

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spherood.errors import CheckpointError, ConfigError, TrainingError
+from spherood.errors import CheckpointError, ConfigError
 from spherood.files import write_json, write_text
 from spherood.losses import Terms
 from spherood.models import build_model, choose_device, infer, load_state

@@ -157,7 +157,9 @@ def _loss_term(content: dict[str, Any], place: str, change: str) -> tuple[dict[s
         name = rest.partition(".")[0]
         many = "are several losses" if found else "is no loss"
         hint = "Change the file." if found else nearest(name, {str(term["use"]) for term in terms})
-        raise ConfigError(f"--set {change}: there {many} '{name}' in this recipe. {hint} Write it as loss.NAME.SETTING.")
+        raise ConfigError(
+            f"--set {change}: there {many} '{name}' in this recipe. {hint} Write it as loss.NAME.SETTING."
+        )
     name, setting = found[0]["use"], rest.removeprefix(f"{found[0]['use']}.")
     if setting in LossTerm.model_fields:
         return found[0], setting
