@@ -21,6 +21,7 @@ from spherood.scoring.parts import Row, write_part
 from spherood.scoring.shards import Shard
 
 BLOCK = 128  # images decoded and judged at once
+LARGE, FEW = 64, 32  # of more pixels a side so many: at the end of the work a thread waits for another's block
 ROWS = 4096  # of features
 AHEAD = 2  # blocks waiting for each thread
 
@@ -56,7 +57,9 @@ def judged(shards: Iterable[tuple[int, Shard]], judge: Judge, threads: int) -> I
     pool = ThreadPoolExecutor(threads, "judge")
     waiting: deque[tuple[int, Future[list[Row]], bool]] = deque()
     try:
-        for number, block, last in _blocks(shards):
+        preprocess = judge.bundle.preprocess
+        size = BLOCK if preprocess is None or preprocess.size <= LARGE else min(BLOCK, FEW)
+        for number, block, last in _blocks(shards, size):
             waiting.append((number, pool.submit(judge, block), last))
             if len(waiting) > AHEAD * threads:
                 number, done, last = waiting.popleft()
@@ -86,9 +89,9 @@ def write_parts(
     return counted
 
 
-def _blocks(shards: Iterable[tuple[int, Shard]]) -> Iterator[tuple[int, Block, bool]]:
+def _blocks(shards: Iterable[tuple[int, Shard]], size: int) -> Iterator[tuple[int, Block, bool]]:
     for number, shard in shards:
-        remaining = _of_features(shard) if shard.kind == "features" else _of_items(shard)
+        remaining = _of_features(shard) if shard.kind == "features" else _of_items(shard, size)
         block = next(remaining, [])
         for following in remaining:
             yield number, block, False
@@ -96,9 +99,9 @@ def _blocks(shards: Iterable[tuple[int, Shard]]) -> Iterator[tuple[int, Block, b
         yield number, block, True
 
 
-def _of_items(shard: Shard) -> Iterator[Block]:
+def _of_items(shard: Shard, size: int) -> Iterator[Block]:
     remaining = items(shard)
-    while block := list(islice(remaining, BLOCK)):
+    while block := list(islice(remaining, size)):
         yield block
 
 
