@@ -71,6 +71,11 @@ def test_a_row_says_of_what_it_is_and_gives_accuracy_geometry_prototypes_and_aur
     expected = geometry(torch.from_numpy(embedding), torch.from_numpy(label))
     assert row["geometry"]["rows"] == 30
     assert row["geometry"]["compactness"] == pytest.approx(expected.compactness, rel=1e-4)
+    unlike = np.concatenate([features(found, pixels(place / f"{name}.npy"), "embedding") for name in OOD])
+    means = np.stack([embedding[label == one].mean(axis=0) for one in range(3)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    inside, outside = (np.degrees(np.arccos((z @ means.T).max(axis=1).clip(-1, 1))) for z in (embedding, unlike))
+    assert row["geometry"]["separability"] == pytest.approx(outside.mean() - inside.mean(), abs=0.01)
     mean, least = dispersion(found.losses["0.prototypes"])
     assert row["prototypes"] == {"dispersion": pytest.approx(mean), "least_angle": pytest.approx(least)}
 

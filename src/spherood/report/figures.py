@@ -104,6 +104,10 @@ def geometry(run: Run) -> list[Panel]:
                "equally far apart.", both("dispersion"), _simplex(last)),
         _panel("least angle", "degrees", "Angle between the two nearest classes. Dashed: no arrangement has a greater "
                "one.", both("least_angle"), Bound(bound, f"{name} {bound:.1f}°") if bound is not None else None),
+        one("separability", "separability", "degrees", "How much farther validation OOD lies from the nearest class "
+            "direction than the images do, on average. Higher: easier to tell apart."),
+        one("overlap", "overlap", "share", "Of the angles to the nearest class direction, how much validation OOD and "
+            "images have in common. 0: nothing, 1: all."),
         one("uniformity", "uniformity", "nats", "How evenly the images spread over the whole sphere. Lower: more even; "
             "tight classes keep it from falling far."),
         one("alignment", "alignment", "squared distance",

@@ -73,18 +73,19 @@ class Validation:
                 "k-NN": accuracy(by_neighbours(unit, known, self.bank_label, len(self.classes), VOTES), self.label),
             },
         }
-        embedding = query.feature if query.embedding is None else query.embedding
+        embedding, ood = _on_sphere(query), {name: self._outputs(model, x) for name, x in self.ood.items()}
+        unlike = torch.cat([_on_sphere(one) for one in ood.values()]) if ood else None
         try:
-            row["geometry"] = asdict(geometry(embedding, self.label, classes=len(self.classes)))
+            row["geometry"] = asdict(geometry(embedding, self.label, ood=unlike, classes=len(self.classes)))
         except DataError as error:
             print(f"no geometry: {error}", file=sys.stderr)
         if prototypes is not None and len(prototypes) > 1:
             mean_angle, least_angle = dispersion(prototypes)
             row["prototypes"] = {"dispersion": mean_angle, "least_angle": least_angle}
-        if self.ood:
+        if ood:
             judge = KNN(k=min(K, len(known))).fit(bank)
             id_score = judge.score(query)
-            row["auroc"] = {n: auroc(id_score, judge.score(self._outputs(model, x))) for n, x in self.ood.items()}
+            row["auroc"] = {name: auroc(id_score, judge.score(one)) for name, one in ood.items()}
         sample = {
             "embedding": normalize(embedding).numpy(),
             "label": self.label.numpy(),
@@ -98,6 +99,11 @@ class Validation:
         parts = [infer(model, some, self.preprocess) for some in pixels.split(BATCH)]
         embedding = None if parts[0].embedding is None else torch.cat([part.embedding for part in parts])  # type: ignore[misc]
         return Outputs(torch.cat([part.feature for part in parts]), embedding)
+
+
+def _on_sphere(outputs: Outputs) -> Tensor:
+    """What training brought onto the sphere: the embedding, or the feature of a network without a head."""
+    return outputs.feature if outputs.embedding is None else outputs.embedding
 
 
 def write_sample(run: Path, sample: dict[str, NDArray[Any]]) -> None:
