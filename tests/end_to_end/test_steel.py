@@ -135,8 +135,8 @@ def test_a_verdict_has_every_field_and_its_parts_agree(steel: SimpleNamespace) -
     record = json.loads(steel.again.stdout)
     for row in rows_of(steel.further.stdout) + rows_of((steel.place / "new.jsonl").read_text(encoding="utf-8")):
         assert set(row) == {
-            *("image", "is_ood", "score", "p_value", "threshold", "nearest_class", "neighbours", "reason"),
-            "needs_review",
+            *("image", "source", "time", "is_ood", "score", "p_value", "threshold", "nearest_class", "neighbours"),
+            *("reason", "needs_review", "error"),
         }
         assert row["threshold"] == record["threshold"]
         assert row["is_ood"] is (row["score"] > row["threshold"])

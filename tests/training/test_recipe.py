@@ -43,6 +43,18 @@ def test_changes_apply_one_after_the_other_and_make_keys_that_are_not_there(path
     assert load_recipe(path, ["protocol=a=b"]).protocol == "a=b"  # only the first = parts key and value
 
 
+def test_a_change_reaches_the_settings_of_a_loss_by_its_name(path: Path) -> None:
+    changes = ["loss.cider.temperature=0.5", "loss.cider.times=2", "loss.cider.begin=1", "training.epochs=1"]
+    with pytest.raises(ConfigError, match="no loss covers epoch 0"):
+        load_recipe(path, changes)
+    (term,) = load_recipe(path, [*changes[:2], "loss.cider.compactness_weight=1"]).loss
+    assert (term.times, term.begin) == (2, 0)
+    assert (term.with_["temperature"], term.with_["compactness_weight"]) == (0.5, 1)
+    twice = "loss=[{use: cider}, {use: cider}]"
+    with pytest.raises(ConfigError, match=r"there are several losses 'cider' in this recipe\. Change the file\."):
+        load_recipe(path, [twice, "loss.cider.times=2"])
+
+
 def test_a_written_recipe_reads_back_as_the_same(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path, ["data.sample=null", "data.list=train.txt"])
     (tmp_path / "again.yaml").write_text(write_yaml(recipe))
@@ -65,7 +77,13 @@ def test_a_written_recipe_reads_back_as_the_same(path: Path, tmp_path: Path) -> 
         ("training.epochs", "--set training.epochs: expected key=value, for example training.epochs=20."),
         ("=3", "--set =3: expected key=value"),
         ("training.epochs.x=3", "--set training.epochs.x=3: 'epochs' holds no keys of its own."),
-        ("loss.0.times=2", "--set loss.0.times=2: 'loss' holds no keys of its own."),
+        (
+            "loss.0.times=2",
+            "--set loss.0.times=2: there is no loss '0' in this recipe. Known: cider. Write it as loss.",
+        ),
+        ("loss.sider.times=2", "there is no loss 'sider' in this recipe. Did you mean 'cider'? Write it as loss.NAME"),
+        ("loss.cider.temprature=2", "losses: 'cider' has no setting 'temprature'. Did you mean 'temperature'?"),
+        ("loss.cider=2", "there is no loss 'cider' in this recipe."),
         ("training.epochs=[", "--set training.epochs=[: cannot read the value '['. Write it as in YAML."),
     ],
 )

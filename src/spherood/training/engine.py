@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spherood.errors import CheckpointError, ConfigError
+from spherood.errors import CheckpointError, ConfigError, TrainingError
 from spherood.files import write_json, write_text
 from spherood.losses import Terms
 from spherood.models import build_model, choose_device, infer, load_state
@@ -38,7 +38,7 @@ from spherood.training.objective import Objective, reads
 from spherood.training.on_disk import OnDisk
 from spherood.training.pixels import TrainingSet, load_pixels
 from spherood.training.recipe import Recipe
-from spherood.training.signals import Stopped, stop_signals
+from spherood.training.signals import stop_signals
 from spherood.training.together import add_gradients, agree, anyone, share
 from spherood.training.trackers import Tracker, flat
 from spherood.training.validation import FILE as VALIDATION
@@ -225,7 +225,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
                 if asks and anyone(bool(stopped), mine, run.device):
                     run.log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
                     _save(run, state, LAST)
-                    raise Stopped(_stopped_message(run, state))
+                    raise TrainingError(_stopped_message(run, state))
             state.epoch, state.step = state.epoch + 1, 0
             agree(state.objective, mine)
             if validation is not None and (state.epoch % recipe.validation.every == 0 or state.epoch == epochs):
@@ -234,7 +234,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
             if mine.first and state.epoch < epochs <= 4 * state.epoch < epochs + 4:
                 _warn_of_collapse(state, f"after a quarter of the run ({state.epoch} epochs)")
             if anyone(bool(stopped), mine, run.device) and state.epoch < epochs:  # also waits until the first has saved
-                raise Stopped(_stopped_message(run, state))
+                raise TrainingError(_stopped_message(run, state))
 
 
 def _step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, views: int) -> Terms:

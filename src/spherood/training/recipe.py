@@ -97,7 +97,7 @@ class Validation(Strict):
 class Recipe(Strict):
     """See recipes/ for examples; `spherood train --set training.epochs=20` changes one value."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: Source
     preprocess: Preprocess = Preprocess()
     views: Views = Views()

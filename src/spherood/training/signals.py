@@ -6,12 +6,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from spherood.errors import TrainingError
-
-
-class Stopped(TrainingError):
-    """A run that ended early because the user asked for it."""
-
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
