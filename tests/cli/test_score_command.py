@@ -217,6 +217,7 @@ def test_shares_of_an_array_job_make_the_whole_between_them(
     ("more", "message"),
     [
         (["--share", "0/2"], "--share and --engine ray write parts. Name a folder for them: -o FOLDER"),
+        (["-o", "x.json"], "x.json: a file of verdicts ends in .jsonl, .csv, .parquet; a folder of parts has another"),
         (["--engine", "ray", "-o", "x.csv"], "--share and --engine ray write parts."),
         (["--address", "ray://head:10001", "-o", "x"], "--address is that of a Ray cluster. Add --engine ray."),
         (["--share", "5/2", "-o", "x"], "--share 5/2: expected I/N with 0 <= I < N, for example 2/16."),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spherood.bundle.graph import scoring_graph
+from spherood.bundle.tracing import scoring_graph
 from spherood.data.preprocess import Preprocess
 from spherood.detectors import Detector
 from spherood.errors import ConfigError, optional

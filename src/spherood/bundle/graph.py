@@ -10,18 +10,15 @@ Shapes: B images, S size, F feature width, C classes, n neighbours.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spherood.bundle.foreign_graph import wrapped
 from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
-from spherood.bundle.runtime import NEIGHBOURS
 from spherood.bundle.torch_runtime import TorchRuntime
+from spherood.bundle.tracing import Scoring, scoring_graph, traced
 from spherood.data.preprocess import Preprocess
 from spherood.data.tensors import normalised
 from spherood.detectors import KNN, Detector
@@ -31,19 +28,6 @@ from spherood.outputs import Outputs
 
 OPSET = 20
 LIMIT = 2**31 - 2**20  # bytes of one ONNX file, less room for the graph itself
-
-
-class Scoring(nn.Module):
-    """What the detector reads (B, F) to its score and, where it has a bank, neighbours."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """score (B,), cosine and row (B, n)."""
-        score, near = self.detector.forward_with_neighbours(rows, NEIGHBOURS)
-        return (score,) if near is None else (score, *near)
 
 
 class Seeing(nn.Module):
@@ -82,8 +66,6 @@ def graph_of(runtime: TorchRuntime, *, limit: int = LIMIT) -> tuple[bytes, Graph
     detector = _prepared(runtime)
     _check_size(runtime.model, detector, limit)
     if isinstance(runtime.model, OnnxEncoder) and runtime.preprocess is not None:
-        from spherood.bundle.foreign_graph import wrapped
-
         content, names, opset = wrapped(runtime.model, detector, runtime.preprocess)
     elif runtime.model is None or runtime.preprocess is None:
         if isinstance(runtime.origin, FunctionOrigin):
@@ -104,16 +86,8 @@ def graph_of(runtime: TorchRuntime, *, limit: int = LIMIT) -> tuple[bytes, Graph
         pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         with torch.no_grad():
             seeing(pixels)  # fills in its names
-        content, names, opset = _exported(seeing, pixels, "pixels", seeing.names, OPSET), seeing.names, OPSET
+        content, names, opset = traced(seeing, pixels, "pixels", seeing.names, OPSET), seeing.names, OPSET
     return content, GraphOrigin(network=told(runtime.origin), opset=opset, outputs=tuple(names))
-
-
-def scoring_graph(detector: Detector, width: int, opset: int) -> tuple[bytes, list[str]]:
-    """The detector alone: `rows` (B, F) float32 to score and neighbours; the names of its outputs."""
-    scoring, rows = Scoring(detector).eval(), torch.zeros(2, width)
-    with torch.no_grad():
-        names = ["score", "cosine", "row"][: len(scoring(rows))]
-    return _exported(scoring, rows, "rows", names, opset), names
 
 
 def told(origin: Origin | None) -> str:
@@ -125,29 +99,6 @@ def told(origin: Origin | None) -> str:
     if isinstance(origin, TimmOrigin | FunctionOrigin):
         return origin.name
     return "none: it reads features"
-
-
-def _exported(module: nn.Module, example: Tensor, name: str, outputs: list[str], opset: int) -> bytes:
-    with _quiet(), torch.no_grad():
-        try:
-            program: Any = torch.onnx.export(
-                module,
-                (example,),
-                input_names=[name],
-                output_names=outputs,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                opset_version=opset,
-                dynamo=True,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().partition("\n")[0]
-            raise BundleError(
-                f"the network cannot become a graph: {reason}. Export it to ONNX yourself, and fit a bundle on that "
-                "file: spherood fit --encoder FILE.onnx --feature-output NAME"
-            ) from None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
 
 
 def _prepared(runtime: TorchRuntime) -> Detector:
@@ -171,17 +122,3 @@ def _check_size(model: nn.Module | None, detector: Detector, limit: int) -> None
             f"the graph would hold {needed / 1e9:.1f} GB, and one ONNX file holds {limit / 1e9:.1f} GB. Make the bank "
             "smaller: spherood fit ... --coreset N, or --half"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's notes are about libraries that are not there, and about itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

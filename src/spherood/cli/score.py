@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Format = Literal["parquet", "csv", "jsonl"]
 Engine = Literal["local", "ray"]
 FILES = (".jsonl", ".csv", ".parquet")
+OTHERS = (".json", ".txt", ".tsv", ".xlsx", ".html")  # that someone would take for files
 
 
 def score(
@@ -85,6 +86,8 @@ def score(
     from spherood.scoring.work import Work, parse_share
 
     folder = out is not None and out.suffix not in FILES
+    if out is not None and out.suffix.lower() in OTHERS and not out.is_dir():
+        raise ConfigError(f"{out}: a file of verdicts ends in {', '.join(FILES)}; a folder of parts has another name.")
     if not folder and (share or engine == "ray"):
         raise ConfigError("spherood score: --share and --engine ray write parts. Name a folder for them: -o FOLDER")
     if address and engine != "ray":
