@@ -298,8 +298,8 @@ def _warn_of_collapse(state: State, when: str) -> None:
         if isinstance(prototypes, Tensor) and collapsed(prototypes):
             print(
                 f"{term.use}: collapsed: {when} all prototypes lie within 5 degrees of each other. "
-                "No score can tell such classes apart: train longer, with smaller batches (training.batch=128), or "
-                "begin with a few epochs of fixed_prototypes (recipes/cider-opened-cifar10-small.yaml).",
+                "No score can tell such classes apart: train longer, at a lower rate (schedule.lr=0.05), with smaller "
+                "batches (training.batch=128), or begin with a few epochs of fixed_prototypes (recipes/cider-opened-cifar10-small.yaml).",
                 file=sys.stderr,
             )
 
