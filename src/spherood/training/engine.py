@@ -299,7 +299,8 @@ def _warn_of_collapse(state: State, when: str) -> None:
             print(
                 f"{term.use}: collapsed: {when} all prototypes lie within 5 degrees of each other. "
                 "No score can tell such classes apart: train longer, at a lower rate (schedule.lr=0.05), with smaller "
-                "batches (training.batch=128), or begin with a few epochs of fixed_prototypes (recipes/cider-opened-cifar10-small.yaml).",
+                "batches (training.batch=128), or begin with a few epochs of fixed_prototypes "
+                "(recipes/cider-opened-cifar10-small.yaml).",
                 file=sys.stderr,
             )
 
