@@ -82,8 +82,8 @@ def collapse(run: Run) -> str:
     else:
         return ""
     return (
-        f"After epoch {last['epoch']:g} {found}. No score can tell such classes apart: train longer, at a lower rate, with "
-        "smaller batches (training.batch=128), or begin with a few epochs of fixed_prototypes."
+        f"After epoch {last['epoch']:g} {found}. No score can tell such classes apart: train longer, at a lower "
+        "rate, with smaller batches (training.batch=128), or begin with a few epochs of fixed_prototypes."
     )
 
 
