@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 
 from spherood.benchmark.protocol import load_protocol
@@ -227,3 +228,17 @@ def test_the_options_that_the_guide_to_guards_names_exist() -> None:
     for name in ("fit", "score"):
         known |= {option for it in typer.main.get_command(app).commands[name].params for option in it.opts}  # type: ignore[attr-defined]
     assert set(re.findall(r"`(?:spherood score )?(--[a-z-]+)", GUARD)) <= known
+
+
+def test_the_python_of_the_page_on_training_runs() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    space: dict[str, Any] = {}
+    exec(compile(code, "docs/training.md", "exec"), space)
+    assert space["model"](torch.from_numpy(space["feature"]).float()).feature.shape == (600, 8)
+
+
+def test_the_recipe_parts_of_the_page_on_training_are_valid() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for part in re.findall(r"```yaml\n(.*?)```", text, re.S):
+        Recipe.model_validate({"name": "x", "data": {"folder": "x"}, "loss": [{"use": "cider"}]} | yaml.safe_load(part))

@@ -157,10 +157,10 @@ def test_what_is_not_there_or_does_not_go_with_the_encoder_is_told_before_any_wo
     for one, path, kind, message in cases:
         for ask in (
             lambda one=one, path=path: one.read(path, "known"),
-            lambda one=one, path=path: check(path, one.encoder and one.encoder.name),
+            lambda one=one, path=path: check(path, one.encoder),
         ):
             with pytest.raises(kind, match=f"^{re.escape(f'{path}: {message}')}$"):
                 ask()
     assert not (tmp_path / "store").exists()
-    check(photos, "tiny")
+    check(photos, reader.encoder)
     check(features, None)

@@ -90,3 +90,16 @@ def test_a_bare_name_is_a_run_below_runs_and_anything_else_a_path(
     assert run_folder("a/b") == Path("a/b")
     assert run_folder("./here") == tmp_path / "here"
     assert run_folder(str(tmp_path / "x")) == tmp_path / "x"
+
+
+def test_a_head_on_features_is_followed_by_a_guard_of_it(spherood: Command, recipe: Path) -> None:
+    np.savez("known.npz", feature=np.random.default_rng(0).normal(size=(20, 5)), label=np.arange(20) % 2)
+    recipe.write_text(
+        "name: head\ndata: {features: known.npz}\nmodel: {encoder: none, head: linear, dim: 4, reads: embedding}\n"
+        "loss: [{use: supcon}]\ntraining: {epochs: 1, batch: 10}\n"
+    )
+    told = spherood("train", "--recipe", recipe, "--data", ".", "--device", "cpu")
+    assert told.code == 0, told.err
+    assert told.out.endswith("next: spherood fit --encoder runs/head --data . OTHER_FEATURES --ood NAME=FEATURES\n")
+    refused = spherood("evaluate", "head", "--protocol", "demo/digits")
+    assert (refused.code, "head: is a head on features, and images are wanted here." in refused.err) == (2, True)

@@ -14,7 +14,7 @@ from spherood.data import ImageSet, Preprocess
 from spherood.data.decode import read_rgb
 from spherood.data.folders import read_folder
 from spherood.errors import DataError
-from spherood.training import Recipe, engine, train
+from spherood.training import Recipe, engine, reading, train
 from spherood.training.log import read_log
 from spherood.training.on_disk import OnDisk
 
@@ -81,7 +81,7 @@ def test_a_set_too_large_for_memory_trains_from_its_files_and_resumes_to_the_sam
     assert_same_run: Callable[[Path, Path], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(engine, "MEMORY", 0.0)
+    monkeypatch.setattr(reading, "MEMORY", 0.0)
     ours = recipe(
         data={"folder": "set"}, preprocess={"size": 28}, training={"epochs": 2, "batch": 4}, validation={"images": 3}
     )

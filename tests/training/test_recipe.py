@@ -70,7 +70,7 @@ def test_a_written_recipe_reads_back_as_the_same(path: Path, tmp_path: Path) -> 
         ("training.epochs=many", "digits.yaml: training.epochs: Input should be a valid integer"),
         ("training.epochs=0", "digits.yaml: training.epochs: Input should be greater than or equal to 1"),
         ("training.precision=16", "digits.yaml: training.precision: Input should be '32-true' or 'bf16-mixed'"),
-        ("model.encoder=resnet21", "digits.yaml: model.encoder: Input should be 'resnet8'"),
+        ("model.encoder=resnet21", "digits.yaml: model.encoder: there is no 'resnet21'. Did you mean 'resnet20'?"),
         ("loss=[]", "digits.yaml: loss: Tuple should have at least 1 item"),
         ("loss=[{use: cider, wiht: {}}]", "digits.yaml: loss.0: there is no key 'wiht' here. Did you mean 'with'?"),
         ("name=../runs", "digits.yaml: name: String should match pattern"),

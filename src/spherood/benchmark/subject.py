@@ -58,7 +58,7 @@ def find_subjects(text: str, run: Path, protocol: Protocol, epoch: int | None = 
     if path.is_dir():
         return _folder(path, protocol, epoch)
     found = function_encoder(text) if ":" in text else timm_encoder(text, run, "spherood evaluate")
-    return [Subject(found.name, found.model, found.preprocess, found.classes, found.origin)]
+    return [Subject(found.name, found.model, found.images, found.classes, found.origin)]
 
 
 def _run(folder: Path, protocol: Protocol, file: Path | None = None) -> Subject:
@@ -66,7 +66,7 @@ def _run(folder: Path, protocol: Protocol, file: Path | None = None) -> Subject:
     return Subject(
         name=found.name,
         model=found.model,
-        preprocess=protocol.applied_to(found.preprocess),
+        preprocess=protocol.applied_to(found.images),
         classes=found.classes,
         origin=found.origin,
         group=_group(recipe),
@@ -97,7 +97,7 @@ def _foreign(path: Path, protocol: Protocol) -> Subject:
     name = path.absolute().parent.name if NAMELESS.fullmatch(stem) else stem
     given = protocol.normalise
     found = foreign_encoder(path, (given.mean, given.std) if given else None)
-    return Subject(name, found.model, protocol.applied_to(found.preprocess), found.classes, found.origin)
+    return Subject(name, found.model, protocol.applied_to(found.images), found.classes, found.origin)
 
 
 def _folder(path: Path, protocol: Protocol, epoch: int | None) -> list[Subject]:

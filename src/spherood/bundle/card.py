@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from spherood import calibration
 from spherood.bundle.manifest import Manifest, Promise, Share
-from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, ResNetOrigin, TimmOrigin
+from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, ResNetOrigin, TimmOrigin, own_code
 
 CARD = "README.md"
 RESTRICTED = re.compile(r"non[- ]?commercial|research|(?<![a-z])nc(?![a-z])")
@@ -41,7 +41,7 @@ def card(manifest: Manifest) -> str:
 
 
 def _reads_rows(manifest: Manifest) -> bool:
-    return manifest.model is None or (isinstance(manifest.model, GraphOrigin) and manifest.preprocess is None)
+    return manifest.model is None or manifest.preprocess is None
 
 
 LIMITS = """## What it does not promise
@@ -63,7 +63,8 @@ def _front_matter(manifest: Manifest) -> str:
 
 
 def _usage(manifest: Manifest) -> str:
-    trust = f", trust=[{manifest.model.name!r}]" if isinstance(manifest.model, FunctionOrigin) else ""
+    code = own_code(manifest.model)
+    trust = "" if code is None else f", trust=[{code!r}]"
     rows, width = manifest.reads.removesuffix("s") + "s", manifest.width or "C"
     given, shape = (rows, f"  # (N, {width})") if _reads_rows(manifest) else ('["image.png"]', "")
     return f"""```python
@@ -126,11 +127,21 @@ def _table(manifest: Manifest) -> str:
     return "\n\n".join(["## What it did when it was made", *lines]) if lines else ""
 
 
+def _ours(origin: ResNetOrigin) -> str:
+    head = f"a {origin.settings.get('head')} head, weights in safetensors"
+    code = own_code(origin)
+    if origin.encoder == "none":
+        return f"none: it reads features, which go through {head}"
+    if code is not None:
+        return f"`{code}`, code that is not in here, with {head}"
+    return f"{origin.encoder}, weights in safetensors"
+
+
 def _inside(manifest: Manifest) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in manifest.score.with_.items())
     network = "none: it reads features"
     if isinstance(manifest.model, ResNetOrigin):
-        network = f"{manifest.model.settings.get('encoder', 'ResNet')}, weights in safetensors"
+        network = _ours(manifest.model)
     elif isinstance(manifest.model, OnnxOrigin):
         network = f"ONNX file, output `{manifest.model.feature}`"
     elif isinstance(manifest.model, TimmOrigin):

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spherood.bundle.manifest import Contents
-from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
+from spherood.bundle.origin import FunctionOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin, own_code
 from spherood.data.preprocess import Preprocess
 from spherood.data.source import Source
 from spherood.errors import BundleError, CheckpointError, ConfigError, MissingExtraError, nearest
 from spherood.models import Model, ModelSettings, build_model, load_state, read_foreign, weights_hash
 from spherood.models.custom import from_function, from_timm, timm_network
 from spherood.models.foreign import SUFFIXES, Normalise
+from spherood.models.model import NONE
 from spherood.schema import parse
 from spherood.training.checkpoint import BEST, LAST, Checkpoint
 
@@ -28,10 +29,20 @@ class Encoder:
 
     name: str
     model: nn.Module
-    preprocess: Preprocess
+    preprocess: Preprocess | None  # None: the model is a head, and takes features
     classes: tuple[str, ...] | int | None = None  # their names, only their number (a foreign classifier), or not known
     origin: Origin | None = None  # None: it cannot be brought back
-    trained_on: Source | None = None  # where the images are that trained it, of a run
+    trained_on: Source | None = None  # where that is which trained it, of a run
+
+    @property
+    def images(self) -> Preprocess:
+        """How its images are made; ConfigError where it takes none."""
+        if self.preprocess is None:
+            raise ConfigError(
+                f"{self.name}: is a head on features, and images are wanted here. Make a guard of it and measure that: "
+                "spherood fit FEATURES --encoder RUN --held-out FEATURES --ood NAME=FEATURES"
+            )
+        return self.preprocess
 
 
 def find_encoder(
@@ -64,7 +75,11 @@ def find_encoder(
         found = function_encoder(text)
     else:
         found = timm_encoder(text, run, wanted_by)
-    return found if preprocess is None else replace(found, preprocess=preprocess)
+    if preprocess is None:
+        return found
+    if found.preprocess is None:
+        raise ConfigError(f"{wanted_by}: {text} is a head on features, and --preprocess is about images. Leave it out.")
+    return replace(found, preprocess=preprocess)
 
 
 def is_of_a_run(path: Path) -> bool:
@@ -79,11 +94,12 @@ def run_encoder(folder: Path, file: Path | None = None) -> Encoder:
     settings = recipe.model.model_copy(update={"classifier": model.classifier is not None})  # a loss may bring its own
     name = folder.absolute().name if file is None else f"{folder.absolute().name} {file.stem}"
     origin = origin_of(settings, len(checkpoint.classes))
-    return Encoder(name, model, recipe.preprocess, checkpoint.classes, origin, recipe.data)
+    preprocess = None if recipe.model.encoder == NONE else recipe.preprocess
+    return Encoder(name, model, preprocess, checkpoint.classes, origin, recipe.data)
 
 
 def origin_of(settings: ModelSettings, outputs: int) -> ResNetOrigin:
-    """How one of our networks is brought back; outputs: of its classifier, where it has one."""
+    """How a model of ours is brought back; outputs: of its classifier, where it has one."""
     return ResNetOrigin(settings=settings.model_dump(mode="json"), outputs=outputs)
 
 
@@ -149,9 +165,9 @@ def written(model: nn.Module, origin: Origin) -> Contents:
 
 def brought_back(origin: Origin, file: Path | None, where: str, trust: Collection[str]) -> nn.Module | None:
     """The network of a bundle; None for a user's function that is not in `trust`. BundleError where it is another."""
+    if (code := own_code(origin)) is not None and code not in trust:
+        return None
     if isinstance(origin, FunctionOrigin):
-        if origin.name not in trust:
-            return None
         model, _ = from_function(origin.name)
         if weights_hash(model) != origin.sha256:
             raise BundleError(

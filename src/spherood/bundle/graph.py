@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spherood.bundle.foreign_graph import wrapped
-from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin
+from spherood.bundle.origin import FunctionOrigin, GraphOrigin, OnnxOrigin, Origin, ResNetOrigin, TimmOrigin, own_code
 from spherood.bundle.torch_runtime import TorchRuntime
 from spherood.bundle.tracing import Scoring, scoring_graph, traced
 from spherood.data.preprocess import Preprocess
@@ -31,18 +31,21 @@ LIMIT = 2**31 - 2**20  # bytes of one ONNX file, less room for the graph itself
 
 
 class Seeing(nn.Module):
-    """Pixels (B, S, S, 3) to score, feature, logits and neighbours; which of these there are, `names` says."""
+    """Pixels (B, S, S, 3) to score, feature, logits and neighbours; which of these there are, `names` says.
 
-    def __init__(self, model: nn.Module, detector: Detector, preprocess: Preprocess) -> None:
+    Without a preprocess: features (B, F), through a head.
+    """
+
+    def __init__(self, model: nn.Module, detector: Detector, preprocess: Preprocess | None) -> None:
         super().__init__()
         self.model, self.scoring, self.preprocess = model, Scoring(detector), preprocess
         self.reads = detector.reads
         self.names: list[str] = []
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """One pass for a classifier and its guard."""
         network: Any = getattr(self.model, "layered", self.model) if self.reads == "layers" else self.model
-        outputs: Outputs = network(normalised(pixels, self.preprocess))
+        outputs: Outputs = network(x if self.preprocess is None else normalised(x, self.preprocess))
         read = getattr(outputs, self.reads)
         score, *near = self.scoring.forward(torch.cat(tuple(read), dim=1) if self.reads == "layers" else read)
         found = {"score": score, "feature": outputs.feature}
@@ -67,11 +70,10 @@ def graph_of(runtime: TorchRuntime, *, limit: int = LIMIT) -> tuple[bytes, Graph
     _check_size(runtime.model, detector, limit)
     if isinstance(runtime.model, OnnxEncoder) and runtime.preprocess is not None:
         content, names, opset = wrapped(runtime.model, detector, runtime.preprocess)
-    elif runtime.model is None or runtime.preprocess is None:
-        if isinstance(runtime.origin, FunctionOrigin):
+    elif runtime.model is None:
+        if code := own_code(runtime.origin):
             raise BundleError(
-                f"the bundle's network is {runtime.origin.name}, code of your own. If you trust it, say so: --trust "
-                f"{runtime.origin.name}"
+                f"the bundle's network is {code}, code of your own. If you trust it, say so: --trust {code}"
             )
         if runtime.width is None:
             raise BundleError(
@@ -82,18 +84,21 @@ def graph_of(runtime: TorchRuntime, *, limit: int = LIMIT) -> tuple[bytes, Graph
         opset = OPSET
     else:
         seeing = Seeing(runtime.model.cpu().eval(), detector, runtime.preprocess).eval()
-        size = runtime.preprocess.size
-        pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        if runtime.preprocess is None:
+            name, x = "rows", torch.zeros(2, runtime.width or 0)
+        else:
+            size = runtime.preprocess.size
+            name, x = "pixels", torch.zeros(2, size, size, 3, dtype=torch.uint8)
         with torch.no_grad():
-            seeing(pixels)  # fills in its names
-        content, names, opset = traced(seeing, pixels, "pixels", seeing.names, OPSET), seeing.names, OPSET
+            seeing(x)  # fills in its names
+        content, names, opset = traced(seeing, x, name, seeing.names, OPSET), seeing.names, OPSET
     return content, GraphOrigin(network=told(runtime.origin), opset=opset, outputs=tuple(names))
 
 
 def told(origin: Origin | None) -> str:
     """What the network is, for people."""
     if isinstance(origin, ResNetOrigin):
-        return str(origin.settings.get("encoder", "ResNet"))
+        return origin.encoder if origin.encoder != "none" else "a head on features"
     if isinstance(origin, OnnxOrigin):
         return f"ONNX file, output {origin.feature}"
     if isinstance(origin, TimmOrigin | FunctionOrigin):

@@ -31,7 +31,7 @@ def remember(bundle: Path, rows: Rows, reads: str) -> None:
         remember_images(bundle, rows.images)
         return
     _forget(bundle)
-    read = getattr(rows.outputs, reads)
+    read = getattr(rows.outputs, reads) if rows.given is None else rows.given
     if isinstance(read, Tensor):
         with written_aside(_place(bundle, ".npy")) as aside, aside.open("wb") as file:
             np.save(file, read.float().numpy())

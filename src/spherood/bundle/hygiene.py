@@ -8,6 +8,7 @@ Shapes: N rows, F columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from spherood.bundle.rows import Rows
 from spherood.data.duplicates import near_duplicates
 from spherood.data.overlap import shared_images
 from spherood.errors import DataError
+from spherood.outputs import Outputs
 from spherood.sphere import nearest, normalize
+from spherood.training.reading import features_of
 
 SAME = 1e-8
 SHOWN = 3
@@ -47,22 +50,31 @@ def without_copies(parts: Parts) -> tuple[Parts, list[str]]:
 
 
 def check_unseen(calibrate: Rows, encoder: Encoder | None, root: Path) -> list[str]:
-    """DataError where held-out images trained the encoder, as far as it is known what did: of a run found on disk.
+    """DataError where held-out rows trained the encoder, as far as it is known what did: of a run found on disk.
 
-    What to tell where a run's training images are not found.
+    What to tell where a run's training set is not found.
     """
-    if encoder is None or encoder.trained_on is None or calibrate.images is None:
+    if encoder is None or encoder.trained_on is None:
         return []
+    images, given = calibrate.images, calibrate.given
+    if images is None and given is None:
+        return []
+    what = "rows" if images is None else "images"
     if not encoder.trained_on.present(root):
         return [
-            f"The images that trained {encoder.name} are not under {root}, so nobody looked whether it has seen "
+            f"The {what} that trained {encoder.name} are not under {root}, so nobody looked whether it has seen "
             "held-out ones. If it has, nothing is promised. Where they are: --data"
         ]
-    seen = shared_images(calibrate.images, encoder.trained_on.load(root))
+    if images is not None:
+        seen = shared_images(images, encoder.trained_on.load(root))
+    elif given is not None:
+        trained = Rows.of_features(features_of(encoder.trained_on, root))
+        same, _ = copied(replace(calibrate, outputs=Outputs(given), given=None), trained)
+        seen = [f"row {row}" for row in np.flatnonzero(same)]
     if seen:
         raise DataError(
-            f"{len(seen):,} of {len(calibrate):,} held-out images trained {encoder.name}, first {seen[0]}: it knows "
-            "them too well, and nothing could be promised. Hold out images that it has not seen: --held-out"
+            f"{len(seen):,} of {len(calibrate):,} held-out {what} trained {encoder.name}, first {seen[0]}: it knows "
+            f"them too well, and nothing could be promised. Hold out {what} that it has not seen: --held-out"
         )
     return []
 

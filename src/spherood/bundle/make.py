@@ -70,7 +70,7 @@ def make(wanted: Wanted, reader: Reader) -> Made:
     promise = _promise(wanted)
     encoder = reader.encoder
     for path in wanted.paths:
-        check(path, None if encoder is None else encoder.name)
+        check(path, encoder)
     asked = [naming.build("detectors", *naming.parse_spec(text)) for text in wanted.scores or ()]
     reader = replace(reader, layers=any(one.reads == "layers" for one in asked))
     known, group = reader.read(wanted.known, "known", labels=wanted.labels, group_by=wanted.group_by)

@@ -13,11 +13,19 @@ from spherood.schema import Strict
 
 
 class ResNetOrigin(Strict):
-    """One of our networks: its ModelSettings, the outputs of its classifier, and weights beside."""
+    """A model of ours: its ModelSettings, the outputs of its classifier, and weights beside.
+
+    Its encoder is one of our ResNets, or another that a head was trained on.
+    """
 
     kind: Literal["resnet"] = "resnet"
     settings: dict[str, Any]
     outputs: int = Field(default=2, ge=1)  # read where there is a classifier
+
+    @property
+    def encoder(self) -> str:
+        """As in a recipe."""
+        return str(self.settings.get("encoder", "resnet18"))
 
 
 class OnnxOrigin(Strict):
@@ -53,3 +61,12 @@ class GraphOrigin(Strict):
 
 
 Origin = Annotated[ResNetOrigin | OnnxOrigin | TimmOrigin | FunctionOrigin | GraphOrigin, Field(discriminator="kind")]
+
+
+def own_code(origin: Origin | None) -> str | None:
+    """Import path of the user's own code that the network is made by, where it is."""
+    if isinstance(origin, FunctionOrigin):
+        return origin.name
+    if isinstance(origin, ResNetOrigin) and ":" in origin.encoder and not origin.encoder.startswith("timm:"):
+        return origin.encoder
+    return None

@@ -23,19 +23,30 @@ LISTS = frozenset({".txt", ".lst"})
 SHOWN = 5  # unreadable images that are named
 
 
-def check(path: Path, encoder: str | None) -> None:
-    """ConfigError or DataError where `path` is absent or does not go with the encoder, or its lack; before any work."""
+def check_there(path: Path) -> None:
+    """DataError where nothing is at `path`."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Check the path.")
-    if is_feature_file(path) and encoder is not None:
+
+
+def check(path: Path, encoder: Encoder | None) -> None:
+    """ConfigError or DataError where `path` is absent or does not go with the encoder, or its lack; before any work."""
+    check_there(path)
+    if encoder is None:
+        if not is_feature_file(path):
+            raise ConfigError(
+                f"{path}: images need an encoder. Name one: --encoder RUN, FILE or package.module:function."
+            )
+    elif encoder.preprocess is None:
+        if not is_feature_file(path):
+            raise ConfigError(f"{path}: {encoder.name} is a head on features, and needs a file of them.")
+    elif is_feature_file(path):
         raise ConfigError(f"{path}: features need no encoder. Leave --encoder out, or name a folder of images.")
-    if not is_feature_file(path) and encoder is None:
-        raise ConfigError(f"{path}: images need an encoder. Name one: --encoder RUN, FILE or package.module:function.")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """``Reader(encoder, store).read(path, "known")``; no encoder: features alone."""
+    """``Reader(encoder, store).read(path, "known")``; no encoder, or a head alone: features."""
 
     encoder: Encoder | None
     store: FeatureStore
@@ -49,15 +60,16 @@ class Reader:
 
         labels: a .npy beside features. group_by: a column of the feature file; for images FILE.csv:COLUMN.
         """
-        check(path, None if self.encoder is None else self.encoder.name)
-        if self.encoder is None:
+        check(path, self.encoder)
+        if self.encoder is None or self.encoder.preprocess is None:
             found = read_features(path, labels=labels, group_by=group_by)
-            return Rows.of_features(found), found.group
+            rows = Rows.of_features(found)
+            return rows if self.encoder is None else rows.through(self.encoder.model), found.group
         if labels is not None:
             raise ConfigError(f"{labels}: labels of images are their folders. --labels goes with features.")
         images = self._images(path, name)
         group = None if group_by is None else _groups(group_by, images)
-        stored = self.store.read(self.encoder.model, self.encoder.preprocess, images, layers=self.layers)
+        stored = self.store.read(self.encoder.model, self.encoder.images, images, layers=self.layers)
         for image, why in list(stored.unreadable.items())[:SHOWN]:
             print(f"skipped: {image}: {why}", file=sys.stderr)
         if stored.unreadable:

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from spherood.data.duplicates import SmallPictures, small_pictures
 from spherood.data.feature_file import FeatureSet
@@ -22,12 +23,16 @@ from spherood.errors import ShapeError
 from spherood.features import Stored
 from spherood.features.store import FIT_ROWS
 from spherood.metrics.scores import Scores
+from spherood.models.inference import infer_all
 from spherood.outputs import Outputs
 
 
 @dataclass(frozen=True)
 class Rows:
-    """`label` (N,) is None where nothing is labelled; `images` are there where the rows came from images."""
+    """`label` (N,) is None where nothing is labelled; `images` are there where the rows came from images.
+
+    given: the features (N, G) that a head turned into these, where one did.
+    """
 
     name: str
     outputs: Outputs
@@ -35,6 +40,7 @@ class Rows:
     classes: tuple[str, ...] = ()
     names: Sequence[str] = ()
     images: ImageSet | None = None
+    given: Tensor | None = None
 
     @classmethod
     def of_images(cls, stored: Stored) -> Rows:
@@ -50,6 +56,16 @@ class Rows:
         """Features from a file."""
         outputs = Outputs(as_tensor(found.feature), logits=None if found.logits is None else as_tensor(found.logits))
         return cls(found.name, outputs, found.label, found.classes, found.names)
+
+    def through(self, head: nn.Module) -> Rows:
+        """What a head gives for these features. ShapeError where it was trained on features of another width."""
+        feature, width = self.outputs.feature, head.get_submodule("encoder").dim
+        if feature.shape[1] != width:
+            raise ShapeError(
+                f"{self.name}: features have {feature.shape[1]} columns, the head was trained on {width}. Use features "
+                "of the same encoder."
+            )
+        return replace(self, outputs=infer_all(head, feature, None, FIT_ROWS), given=feature)
 
     @classmethod
     def of_arrays(cls, name: str, feature: Array, label: Array | None = None) -> Rows:
@@ -83,6 +99,7 @@ class Rows:
             label=None if self.label is None else self.label[index],
             names=[self.names[i] for i in index] if len(self.names) else (),
             images=None if self.images is None else self.images.subset(index),
+            given=None if self.given is None else self.given[torch.from_numpy(index)],
         )
 
     def batches(self) -> Batches:

@@ -19,19 +19,22 @@ from torch import Tensor, nn
 from spherood.bundle.encoder import brought_back, written
 from spherood.bundle.learned import HALF, learned_file, read_detector
 from spherood.bundle.manifest import Contents, Manifest, Score
-from spherood.bundle.origin import Origin
-from spherood.bundle.runtime import NEIGHBOURS, Seen
+from spherood.bundle.origin import Origin, own_code
+from spherood.bundle.runtime import NEIGHBOURS, Seen, rows_read
 from spherood.data.preprocess import Preprocess
 from spherood.detectors import Detector, Scorer
 from spherood.detectors.detector import as_tensor
-from spherood.errors import BundleError, ConfigError
+from spherood.errors import BundleError, ConfigError, ShapeError
 from spherood.models import infer
 from spherood.outputs import Outputs
 
 
 @dataclass(frozen=True)
 class TorchRuntime:
-    """``TorchRuntime(detector, model, origin, preprocess)``; without a model it reads rows."""
+    """``TorchRuntime(detector, model, origin, preprocess)``; without a model it reads rows.
+
+    A model without a preprocess is a head: rows of the features that it was trained on go through it.
+    """
 
     detector: Detector
     model: nn.Module | None = None
@@ -53,23 +56,28 @@ class TorchRuntime:
     @property
     def reads(self) -> str:
         """feature, embedding, logits or layers."""
-        return self.detector.reads
+        return self.detector.reads if self.head is None else "feature"
 
     @property
     def width(self) -> int | None:
         """Columns of what it reads; None where any will do."""
-        return self.detector.width
+        return self.detector.width if self.head is None else int(self.head.get_submodule("encoder").dim)  # type: ignore[arg-type]
+
+    @property
+    def head(self) -> nn.Module | None:
+        """What rows go through first, where that is a model."""
+        return self.model if self.preprocess is None else None
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """What the network says of preprocessed pixels (B, S, S, 3). ConfigError where the bundle holds no network."""
         if self.model is None or self.preprocess is None:
-            name, reads = getattr(self.origin, "name", None), self.detector.rows_read
+            name, reads = own_code(self.origin), rows_read(self.reads)
             raise ConfigError(
                 f"the bundle's network is {name}, code of your own. If you trust it, say so: "
                 f"Bundle.load(folder, trust=['{name}']), or --trust {name}"
                 if name
                 else f"the bundle holds no network: it reads {reads}. Pass {reads} (N, "
-                f"{self.detector.width or 'C'}), or wrap your network: spherood.Guard(model, bundle)."
+                f"{self.width or 'C'}), or wrap your network: spherood.Guard(model, bundle)."
             )
         layers = self.detector.reads == "layers"
         return infer(self.model, torch.from_numpy(pixels), self.preprocess, layers=layers)
@@ -80,6 +88,9 @@ class TorchRuntime:
 
     def of_rows(self, x: Any) -> Seen:
         """Rows (B, F) of what the detector reads, or Outputs. ShapeError for another width, NaN or infinity."""
+        if self.head is not None:
+            rows = self._checked(as_tensor(x.feature if isinstance(x, Outputs) else x))
+            return self._seen(infer(self.head, rows, None))
         if isinstance(x, Outputs):
             embedding, logits = (None if part is None else as_tensor(part) for part in (x.embedding, x.logits))
             return self._seen(Outputs(as_tensor(x.feature), embedding, logits, x.layers))
@@ -109,6 +120,21 @@ class TorchRuntime:
             )
         network = {} if self.model is None or self.origin is None else written(self.model, self.origin)
         return network | learned_file(self.detector, calibration, half=self.half)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        """Rows for the head, (B, F) float32; ShapeError otherwise."""
+        if rows.ndim != 2 or rows.shape[1] != self.width or not rows.is_floating_point():
+            raise ShapeError(
+                f"expected floating features (N, {self.width}), as the head was trained on, got {rows.dtype} "
+                f"{tuple(rows.shape)}. Was it trained on another encoder?"
+            )
+        bad = torch.nonzero(~torch.isfinite(rows).all(dim=1))
+        if len(bad):
+            raise ShapeError(
+                f"{len(bad)} of {len(rows)} rows hold NaN or infinity, the first is row {int(bad[0])}. Drop them, or "
+                "look for the image or the layer they come from."
+            )
+        return rows.float()
 
     @torch.no_grad()
     def _seen(self, outputs: Outputs) -> Seen:

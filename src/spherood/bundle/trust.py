@@ -8,13 +8,14 @@ from typing import Any
 
 from spherood import naming
 from spherood.bundle.manifest import Score
-from spherood.bundle.origin import FunctionOrigin, Origin
+from spherood.bundle.origin import Origin, own_code
 
 
 def foreign_code(score: Score | None, origin: Origin | None) -> list[str]:
     """Import paths that bringing a bundle back would import; none for most."""
     own = [] if score is None else foreign_scores(score)
-    return [*own, origin.name] if isinstance(origin, FunctionOrigin) else own
+    network = own_code(origin)
+    return own if network is None else [*own, network]
 
 
 def foreign_scores(score: Score) -> list[str]:

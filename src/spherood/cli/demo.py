@@ -59,7 +59,7 @@ def demo(
         recipe = load_recipe(Path(str(files("spherood.cli") / "demo_recipes" / f"{name}.yaml")))
         engine.train(recipe, run, Path(), device="cpu")
         found = run_encoder(run)
-        subject = Subject(title, found.model, found.preprocess, found.classes, found.origin)
+        subject = Subject(title, found.model, found.images, found.classes, found.origin)
         evaluated[name] = evaluate(subject, protocol, Path(), FeatureStore(out / ".features"), SCORES)
         logs[title] = read_log(run)
 

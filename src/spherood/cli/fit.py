@@ -27,7 +27,7 @@ def fit(
         str | None,
         typer.Option(
             help="For images: a run, a checkpoint file (CIDER, OpenOOD, ReweightOOD, T2FNorm, torchvision), an .onnx "
-            "file, package.module:function, or a network of timm."
+            "file, package.module:function, or a network of timm. For features: a run that trained a head on them."
         ),
     ] = None,
     held_out: Annotated[
@@ -91,7 +91,7 @@ def fit(
     from spherood.bundle.held_out import remember
     from spherood.bundle.make import Wanted, make
     from spherood.bundle.manifest import Licences
-    from spherood.bundle.reading import Reader, check
+    from spherood.bundle.reading import Reader, check_there
     from spherood.data.preprocess import Preprocess
     from spherood.errors import optional
     from spherood.features import FeatureStore
@@ -125,7 +125,7 @@ def fit(
     )
     own = parse(Preprocess, read_yaml(preprocess, "preprocess"), str(preprocess)) if preprocess else None
     for path in wanted.paths:
-        check(path, encoder)
+        check_there(path)
     found = None
     if encoder is not None:
         outputs = {"feature": feature_output, "logits": logits_output}
@@ -134,7 +134,8 @@ def fit(
     made = make(wanted, Reader(found, FeatureStore(home.parent / ".features"), data))
     made.bundle.save(home / "bundle")
     remember(home / "bundle", made.fitted.parts.calibrate, made.bundle.runtime.reads)
-    following = [f"{score_command(home / 'bundle', made.bundle)} {'IMAGE...' if found else 'FEATURES'}"]
+    takes = "FEATURES" if made.bundle.preprocess is None else "IMAGE..."
+    following = [f"{score_command(home / 'bundle', made.bundle)} {takes}"]
     no_page = why_no_page(made)
     (home / "report.html").unlink(missing_ok=True)  # of an older guard
     if not no_page:

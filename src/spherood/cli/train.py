@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spherood.cli.options import Data, Device, run_folder
 from spherood.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from spherood.training import Recipe
 
 
 def train(
@@ -51,8 +54,16 @@ def train(
         return
     print(f"trained: {folder / 'checkpoints' / 'last.pt'}")
     _draw(folder)
-    words = ["spherood", "evaluate", str(folder), "--protocol", loaded.protocol or "PROTOCOL", "--data", str(data)]
-    print(f"next: {shlex.join(words)}")
+    print(f"next: {_next(loaded, folder, data)}")
+
+
+def _next(recipe: Recipe, folder: Path, data: Path) -> str:
+    """The command to type after training; a head on features has no images to be evaluated on."""
+    if recipe.data.features is not None:
+        words = ["spherood", "fit", "--encoder", str(folder), "--data", str(data)]
+        return f"{shlex.join(words)} OTHER_FEATURES --ood NAME=FEATURES"
+    words = ["spherood", "evaluate", str(folder), "--protocol", recipe.protocol or "PROTOCOL", "--data", str(data)]
+    return shlex.join(words)
 
 
 def _draw(folder: Path) -> None:

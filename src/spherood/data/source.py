@@ -18,7 +18,7 @@ from spherood.data.svhn import read_svhn
 from spherood.errors import DataError
 from spherood.schema import Strict
 
-PLACES = ("folder", "list", "arrays", "cifar", "svhn", "sample", "one_of")
+PLACES = ("folder", "list", "arrays", "cifar", "svhn", "sample", "one_of", "features")
 
 
 class Source(Strict):
@@ -27,7 +27,8 @@ class Source(Strict):
     folder: images, one folder per class. list: an image list, its paths against `root`, or against the first of several
     roots that holds one of them. arrays: a .npy of images, with `labels`. cifar: an unpacked archive, or the folder
     around it, with its `split`. svhn: a .mat file. sample: digits, photographs or noise. one_of: places of the same
-    images, of which the first that is there is read.
+    images, of which the first that is there is read. features: no images, but a file of features (data/feature_file.py)
+    with `labels` where it has none of its own; they train a head.
 
     The choice, in this order: some `classes`; the first `per_class` images of each; the train / validation / test
     `part` (60 / 20 / 20 %); a seeded `draw` of so many where there are more. `count` is the number that must be left.
@@ -43,6 +44,7 @@ class Source(Strict):
     split: Split | None = None
     svhn: str | None = None
     one_of: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    features: str | None = None
     classes: tuple[str, ...] | None = None
     per_class: int | None = Field(default=None, ge=1)
     part: Part | None = None
@@ -52,19 +54,22 @@ class Source(Strict):
     @model_validator(mode="after")
     def _one_place(self) -> Source:
         places = (self.folder, self.list_, self.arrays, self.cifar, self.svhn, self.sample, self.one_of)
-        if sum(place is not None for place in places) != 1:
+        if sum(place is not None for place in (*places, self.features)) != 1:
             raise ValueError(f"give exactly one of {', '.join(PLACES)}.")
         if self.cifar is not None and self.split is None:
             raise ValueError("cifar needs its split: train or test.")
         if self.cifar is None and self.split is not None:
             raise ValueError("split goes with cifar only. Leave it out, or use part.")
+        choice = (self.classes, self.per_class, self.part, self.draw, self.count)
+        if self.features is not None and any(one is not None for one in choice):
+            raise ValueError("features are taken as they are. Choose rows before you save them.")
         return self
 
     def where(self, data: Path) -> Path | None:
         """The file or folder it needs, of `one_of` the one that is read; None for a sample."""
         if self.one_of is not None:
             return next((place for place in self.one_of if place.present(data)), self.one_of[0]).where(data)
-        place = self.folder or self.list_ or self.arrays or self.cifar or self.svhn
+        place = self.folder or self.list_ or self.arrays or self.cifar or self.svhn or self.features
         return data / place if place else None
 
     def present(self, data: Path) -> bool:
@@ -111,6 +116,10 @@ class Source(Strict):
             return read_svhn(data / self.svhn, name)
         if self.one_of is not None:
             return self._first_present(self.one_of, data, name)
+        if self.features is not None:
+            raise DataError(
+                f"{self.features}: features are no images. A recipe with model.encoder: none trains on them."
+            )
         return read_sample(self.sample or "")
 
     def _first_present(self, places: tuple[Source, ...], data: Path, name: str | None) -> ImageSet:

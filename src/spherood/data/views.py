@@ -48,6 +48,11 @@ class Views(Strict):
     hue: float = Field(default=0.1, ge=0, le=0.5)
     grey: float = Field(default=0, ge=0, le=1)
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing happens to an image."""
+        return self.scale is None and not (self.pad or self.flip or self.jitter or self.grey)
+
     @model_validator(mode="after")
     def _sensible(self) -> Views:
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -14,15 +14,17 @@ from spherood.outputs import Outputs
 
 
 @torch.inference_mode()
-def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess, *, layers: bool = False) -> Outputs:
+def infer(model: nn.Module, pixels: Tensor, preprocess: Preprocess | None, *, layers: bool = False) -> Outputs:
     """uint8 pixels (B, S, S, 3) to Outputs on the CPU, in float32, with the model in evaluation mode.
 
-    layers: those too, where the model has a `layered` forward or its Outputs hold them.
+    preprocess None: `pixels` are features (B, F), for a model that takes those. layers: those too, where the model has
+    a `layered` forward or its Outputs hold them.
     """
     model.eval()
     device = next((weight.device for weight in model.parameters()), pixels.device)
     forward = getattr(model, "layered", model) if layers else model
-    found: Outputs = forward(normalised(pixels.to(device), preprocess))
+    x = pixels.to(device)
+    found: Outputs = forward(x if preprocess is None else normalised(x, preprocess))
     inner = tuple(layer.float().cpu() for layer in found.layers) if layers and found.layers else None
     return Outputs(found.feature.float().cpu(), _home(found.embedding), _home(found.logits), inner)
 
@@ -42,6 +44,17 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name}: not usable here ({reason}). Choose auto or cpu.") from None
+
+
+def infer_all(model: nn.Module, x: Tensor, preprocess: Preprocess | None, batch: int) -> Outputs:
+    """As `infer`, any number (N, ...), so many at a time; without layers."""
+    parts = [infer(model, some, preprocess) for some in x.split(batch)]
+    first = parts[0]
+    return Outputs(
+        torch.cat([part.feature for part in parts]),
+        None if first.embedding is None else torch.cat([part.embedding for part in parts]),  # type: ignore[misc]
+        None if first.logits is None else torch.cat([part.logits for part in parts]),  # type: ignore[misc]
+    )
 
 
 def _home(x: Tensor | None) -> Tensor | None:

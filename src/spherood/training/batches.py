@@ -26,7 +26,9 @@ Rows = NDArray[np.int64]
 def batches(
     recipe: Recipe, pixels: Tensor | Pictures, shares: Sequence[Rows], epoch: int, views: int
 ) -> Iterator[Tensor]:
-    """For each share of row numbers its views, (views x B, 3, S, S), view after view, as the network reads them."""
+    """For each share of row numbers its views, (views x B, 3, S, S) or (views x B, F), view after view, as the network
+    reads them.
+    """
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1, "views", torch.set_num_threads, (1,)) as maker:
         made = None
@@ -43,7 +45,9 @@ def batches(
 
 
 def make_views(recipe: Recipe, pixels: Tensor | Pictures, rows: Rows, epoch: int, views: int) -> Tensor:
-    """Views of the images `rows` of uint8 pixels (N, 3, H, W), normalised, channels last."""
+    """Views of the images `rows` of uint8 pixels (N, 3, H, W), normalised, channels last; features as they are."""
+    if isinstance(pixels, Tensor) and pixels.ndim == 2:
+        return pixels[torch.from_numpy(rows).to(pixels.device)].repeat(views, 1)
     images = pixels[torch.from_numpy(rows).to(pixels.device)].repeat(views, 1, 1, 1)
     height, width = images.shape[2:]
     plans = [plan(recipe.views, recipe.seed, epoch, rows, view, height, width) for view in range(views)]

@@ -1,7 +1,8 @@
 """One training loop for every objective: it knows what a loss reads and how many views it wants, and no loss by name.
 
-The training set lies on the device as uint8; the views of a batch are made there in one go. What happens in a step
-depends on (recipe, epoch, step) alone, so an interrupted run that goes on gives the weights of an uninterrupted one.
+The training set lies on the device as uint8; the views of a batch are made there in one go. Of a frozen encoder whose
+images nothing changes, features lie there instead (training/reading.py). What happens in a step depends on (recipe,
+epoch, step) alone, so an interrupted run that goes on gives the weights of an uninterrupted one.
 Started by torchrun, several processes train one model (training/together.py).
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from spherood.errors import CheckpointError, ConfigError, TrainingError
+from spherood.features import FeatureStore
 from spherood.files import write_json, write_text
 from spherood.losses import Terms
 from spherood.models import build_model, choose_device, infer, load_state
@@ -32,22 +34,22 @@ from spherood.schema import write_yaml
 from spherood.sphere.geometry import collapsed
 from spherood.training.batches import Rows, batches, orders
 from spherood.training.checkpoint import BEST, LAST, Checkpoint
+from spherood.training.fine_tuning import Trained
 from spherood.training.log import FILE, Log, append_log, cut_log
 from spherood.training.network import forward_backward
 from spherood.training.objective import Objective, reads
-from spherood.training.on_disk import OnDisk
-from spherood.training.pixels import TrainingSet, load_pixels
+from spherood.training.reading import Examples, Reading
 from spherood.training.recipe import Recipe
 from spherood.training.signals import stop_signals
 from spherood.training.together import add_gradients, agree, anyone, share
 from spherood.training.trackers import Tracker, flat
 from spherood.training.validation import FILE as VALIDATION
 from spherood.training.validation import Validation, criterion, write_sample
+from spherood.training.weights import start
 from spherood.version import __version__
 
 LOG_STEPS = 25  # between two readings of the loss: each waits for the device
 INFERENCE_BATCH = 128
-MEMORY = 0.25  # of the machine's, for the training set
 
 
 @dataclass
@@ -55,6 +57,8 @@ class State:
     """What changes during a run."""
 
     model: Model
+    network: Model  # the model, or what of it stands on features
+    trained: Trained
     objective: Objective
     optimiser: torch.optim.Optimizer
     epoch: int = 0
@@ -67,7 +71,8 @@ class Run:
 
     recipe: Recipe
     folder: Path
-    examples: TrainingSet | OnDisk
+    reading: Reading
+    examples: Examples
     device: torch.device
     mine: Processes
     log: Log
@@ -97,28 +102,36 @@ def train(
     fit, TrainingError where the loss is no longer finite or the user stopped it; the last checkpoint then stays.
     """
     mine, where = Processes.join(), choose_device(device)
+    reading = Reading.of(recipe, data)
+    recipe = reading.recipe
     before = _checkpoint_to_resume(recipe, run) if resume else None
     if not resume and (run / LAST).exists():
         raise ConfigError(f"{run}: holds a trained run. Choose another --run, or go on with it by --resume.")
-    examples = _examples(recipe, data)
-    if before is not None and before.classes != examples.classes:
-        raise CheckpointError(f"{run}: trained on classes {before.classes}, the data now has {examples.classes}.")
+    classes = reading.known.classes
+    if before is not None and before.classes != classes:
+        raise CheckpointError(f"{run}: trained on classes {before.classes}, the data now has {classes}.")
 
-    model = build_model(recipe.model, len(examples.classes), recipe.seed)
-    objective = Objective(recipe, model, len(examples.classes))
+    model = build_model(recipe.model, len(classes), recipe.seed)
+    objective = Objective(recipe, model, len(classes))
+    if before is None:
+        start(model, recipe, data)
+    else:
+        load_state(model, before.model, "the model", "Was it made with another recipe?")
     if mine.size > 1 and where.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.to(where)
-    state = State(model, objective, _optimiser(recipe, [*model.parameters(), *objective.parameters()]))
+    trained = recipe.fine_tuning.choose(model)
+    reading = reading.through(model, trained, FeatureStore(run.parent / ".features"))
+    examples, network = reading.training_set(), reading.network(model)
+    state = State(model, network, trained, objective, _optimiser(recipe, trained, objective))
     if before is not None:
-        load_state(model, before.model, "the model", "Was it made with another recipe?")
         load_state(objective.losses, before.losses, "the losses", "Was it made with another recipe?")
         state.optimiser.load_state_dict(dict(before.optimiser))
         state.epoch, state.step = before.epoch, before.step
-    validation = Validation(recipe, examples, data) if recipe.validation.every and mine.first else None
+    validation = Validation(recipe, reading, examples) if recipe.validation.every and mine.first else None
     mine.wait()  # nobody writes before all have looked at what is there
-    setting = Run(recipe, run, examples, where, mine, Log(run), trackers)
+    setting = Run(recipe, run, reading, examples, where, mine, Log(run), trackers)
     if mine.first:
         write_text(run / "recipe.yaml", write_yaml(recipe))
         write_json(run / "environment.json", _environment(where, mine))
@@ -133,22 +146,15 @@ def train(
     return _checkpoint(setting, state)
 
 
-def _examples(recipe: Recipe, data: Path) -> TrainingSet | OnDisk:
-    """In memory where all pixels take at most a quarter of it, else in their files."""
-    images = recipe.data.load(data)
-    wanted = 3 * len(images) * recipe.preprocess.size**2
-    if wanted <= MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        return load_pixels(images, recipe.preprocess)
-    print(
-        f"note: {images.name}: {wanted / 1e9:,.1f} GB of pixels stay on disk, decoded as they are needed.",
-        file=sys.stderr,
-    )
-    return OnDisk(images, recipe.preprocess)
-
-
-def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(recipe: Recipe, trained: Trained, objective: Objective) -> torch.optim.Optimizer:
+    """The losses' own parameters go with those of the model that have the schedule's own rate."""
+    groups = trained.groups
+    groups[0][1].extend(objective.parameters())
+    parameters = [parameter for _, some in groups for parameter in some]
+    if not parameters:
+        raise ConfigError("fine_tuning.train: nothing of the model is trained, nor does a loss learn. Name a part.")
     optimiser = torch.optim.SGD(
-        parameters,
+        [{"params": some, "factor": factor} for factor, some in groups if some],
         lr=recipe.schedule.lr,
         momentum=recipe.optimiser.momentum,
         nesterov=recipe.optimiser.nesterov and recipe.optimiser.momentum > 0,
@@ -181,7 +187,7 @@ def _start_losses(run: Run, state: State) -> None:
         with shown as advance:
             for start in range(0, len(examples.label), INFERENCE_BATCH):
                 rows = np.arange(start, min(start + INFERENCE_BATCH, len(examples.label)))
-                outputs = infer(state.model, examples.take(rows), run.recipe.preprocess)
+                outputs = infer(state.network, examples.take(rows), run.reading.preprocess)
                 yield outputs if part == "outputs" else getattr(outputs, part), examples.label[rows]
                 advance(len(rows))
 
@@ -198,7 +204,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
     recipe, mine, per_epoch = run.recipe, run.mine, run.steps_per_epoch
     pixels = run.examples.on(run.device)
     images, batch, epochs = len(run.examples.label), recipe.training.batch, recipe.training.epochs
-    network: nn.Module = torch.compile(state.model) if recipe.training.compile else state.model  # type: ignore[assignment]
+    network: nn.Module = torch.compile(state.network) if recipe.training.compile else state.network  # type: ignore[assignment]
     done = min((state.epoch * per_epoch + state.step) * batch, images * epochs)
     shown = progress(recipe.name, images * epochs, done=done) if mine.first else nullcontext(_silent)
     with stop_signals() as stopped, shown as advance:
@@ -206,19 +212,21 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
             state.objective.at(state.epoch)
             if state.step == 0:
                 _start_losses(run, state)
-            state.model.train()
+            state.trained.train_mode()
             todo = orders(recipe, images, state.epoch)[state.step :]
-            views = state.objective.views
+            views = 1 if run.reading.of_features else state.objective.views  # nothing tells two views apart
             made = batches(recipe, pixels, [share(rows, mine) for rows in todo], state.epoch, views)
             for number, (rows, x) in enumerate(zip(todo, made, strict=True), start=state.step):
                 step = state.epoch * per_epoch + number
-                state.optimiser.param_groups[0]["lr"] = recipe.schedule.at(step, run.steps, per_epoch)
+                lr = recipe.schedule.at(step, run.steps, per_epoch)
+                for group in state.optimiser.param_groups:
+                    group["lr"] = lr * group["factor"]
                 terms = _step(run, state, network, rows, x, views)
                 state.step = number + 1
                 run.log.add(len(rows), terms)
                 last = state.step == per_epoch
                 if state.step % LOG_STEPS == 0 or last:
-                    row = run.log.row(state.epoch, state.step, per_epoch, state.optimiser.param_groups[0]["lr"])
+                    row = run.log.row(state.epoch, state.step, per_epoch, lr)
                     _write(run, FILE, row)
                 advance(len(rows), run.log.note)
                 asks = not last and (mine.size == 1 or state.step % LOG_STEPS == 0)
@@ -249,7 +257,7 @@ def _step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, vie
 
 def _validate(run: Run, state: State, validation: Validation) -> None:
     """A row of validation.jsonl; the best checkpoint so far, where there are held-out ID images to tell by."""
-    row, sample = validation(state.model, state.objective.prototypes)
+    row, sample = validation(state.network, state.objective.prototypes)
     where = {"step": state.epoch * run.steps_per_epoch, "epoch": state.epoch}
     best, value = run.recipe.validation.best, criterion(row, run.recipe.validation.best)
     _write(run, VALIDATION, where | row)

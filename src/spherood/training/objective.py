@@ -86,7 +86,8 @@ def labels(loss: nn.Module) -> str:
 
 
 def _build(term: LossTerm, recipe: Recipe, model: Model, classes: int) -> nn.Module:
-    loss = term.build(classes, recipe.model.dim, model.encoder.dim)  # type: ignore[arg-type]
+    embedding = recipe.model.reads == "embedding"  # then it is what stands for the feature, too
+    loss = term.build(classes, recipe.model.dim, recipe.model.dim if embedding else model.encoder.dim)  # type: ignore[arg-type]
     wanted = {"embedding", "feature"} if reads(loss) == "outputs" else {reads(loss)}
     if "embedding" in wanted and model.head is None:
         raise ConfigError(f"loss {term.use}: reads the embedding, but the model has no head. Set model.head: mlp.")

@@ -16,7 +16,9 @@ from spherood.data import Preprocess, Source
 from spherood.data.views import Views
 from spherood.errors import ConfigError, nearest
 from spherood.models import ModelSettings
+from spherood.models.model import NONE
 from spherood.schema import Strict, parse, read_yaml
+from spherood.training.fine_tuning import FineTuning
 from spherood.training.schedule import Schedule
 
 
@@ -102,6 +104,7 @@ class Recipe(Strict):
     preprocess: Preprocess = Preprocess()
     views: Views = Views()
     model: ModelSettings = ModelSettings()
+    fine_tuning: FineTuning = FineTuning()
     loss: tuple[LossTerm, ...] = Field(min_length=1)
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
@@ -109,6 +112,15 @@ class Recipe(Strict):
     validation: Validation = Validation()
     seed: int = Field(default=0, ge=0)
     protocol: str | None = None  # what `spherood evaluate` would use for it
+
+    @model_validator(mode="after")
+    def _features_without_an_encoder(self) -> Recipe:
+        for source in (self.data, self.validation.id, *self.validation.ood.values()):
+            if source is not None and (source.features is None) == (self.model.encoder == NONE):
+                raise ValueError(
+                    "model.encoder: none goes with data: {features: FILE}, in validation too; images need an encoder."
+                )
+        return self
 
     @model_validator(mode="after")
     def _every_epoch_has_a_loss(self) -> Recipe:

@@ -19,18 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spherood.data import ImageSet, Preprocess
 from spherood.detectors import KNN
 from spherood.errors import DataError
 from spherood.files import written_aside
 from spherood.metrics import accuracy, auroc
-from spherood.models import Model, infer
+from spherood.models import Model
+from spherood.models.inference import infer_all
 from spherood.outputs import Outputs
 from spherood.sphere import ClassMeans, normalize
 from spherood.sphere.classify import by_class_mean, by_neighbours
 from spherood.sphere.geometry import dispersion, geometry
-from spherood.training.on_disk import OnDisk
-from spherood.training.pixels import TrainingSet, read_pixels
+from spherood.training.reading import Examples, Further, Reading
 from spherood.training.recipe import Recipe
 
 FILE = "validation.jsonl"
@@ -40,10 +39,10 @@ BATCH = 128
 
 
 class Validation:
-    """``Validation(recipe, examples, data)(model, prototypes)``: one row, in plain numbers."""
+    """``Validation(recipe, reading, examples)(network, prototypes)``: one row, in plain numbers."""
 
-    def __init__(self, recipe: Recipe, examples: TrainingSet | OnDisk, data: Path) -> None:
-        self.preprocess, self.classes = recipe.preprocess, examples.classes
+    def __init__(self, recipe: Recipe, reading: Reading, examples: Examples) -> None:
+        self.preprocess, self.classes = reading.preprocess, examples.classes
         wanted = recipe.validation.images
         order = np.random.default_rng([recipe.seed, 1]).permutation(len(examples.label))
         half = min(wanted, len(order) // 2)
@@ -52,13 +51,9 @@ class Validation:
         if recipe.validation.id is None:
             self.query, self.label = examples.take(order[half : 2 * half]), examples.label[order[half : 2 * half]]
         else:
-            images = recipe.validation.id.load(data, "validation ID").draw(wanted)
-            self.query, label = _pixels(images, recipe.preprocess)
-            self.label = torch.from_numpy(_as_trained(label, images, examples.classes))
-        self.ood = {
-            name: _pixels(source.load(data, name).draw(wanted), recipe.preprocess)[0]
-            for name, source in recipe.validation.ood.items()
-        }
+            found = reading.further(recipe.validation.id, "validation ID", wanted)
+            self.query, self.label = found.x, torch.from_numpy(_as_trained(found, examples.classes))
+        self.ood = {name: reading.further(source, name, wanted).x for name, source in recipe.validation.ood.items()}
 
     def __call__(self, model: Model, prototypes: Tensor | None) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The row, and the sample that pictures are drawn from."""
@@ -96,9 +91,7 @@ class Validation:
         return row, sample
 
     def _outputs(self, model: Model, pixels: Tensor) -> Outputs:
-        parts = [infer(model, some, self.preprocess) for some in pixels.split(BATCH)]
-        embedding = None if parts[0].embedding is None else torch.cat([part.embedding for part in parts])  # type: ignore[misc]
-        return Outputs(torch.cat([part.feature for part in parts]), embedding)
+        return infer_all(model, pixels, self.preprocess, BATCH)
 
 
 def _on_sphere(outputs: Outputs) -> Tensor:
@@ -120,16 +113,9 @@ def criterion(row: dict[str, Any], best: str) -> float | None:
     return value
 
 
-def _pixels(images: ImageSet, preprocess: Preprocess) -> tuple[Tensor, NDArray[np.int64]]:
-    pixels, readable = read_pixels(images, preprocess)
-    if not len(readable):
-        raise DataError(f"{images.name}: none of {len(images)} images can be read.")
-    return torch.from_numpy(pixels), images.label[readable]
-
-
-def _as_trained(label: NDArray[np.int64], images: ImageSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
+def _as_trained(images: Further, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """Labels by the training set's classes; DataError for a class that it does not have."""
-    named = len(images.classes or classes)
+    label, named = images.label, len(images.classes or classes)
     if label.min() < 0 or label.max() >= named:  # a label -1 would count as the last class
         raise DataError(f"{images.name}: labels run {label.min()}..{label.max()}, expected 0..{named - 1}.")
     if not images.classes:
