@@ -106,7 +106,9 @@ def test_a_head_names_the_two_commands_of_its_recipe(name: str) -> None:
     assert lines[0].endswith(".")
     assert lines[2] == f"  spherood train --recipe recipes/{name}.yaml --data DATA"
     experiment, family = name.removesuffix("-as-released"), re.split("-cifar|-imagenet", name)[0]
-    asked = f" --scores {SCORES.get(experiment) or SCORES[family]}" if name in LARGE else ""
+    scores = SCORES.get(experiment) or SCORES[family] if name in LARGE else ""
+    asked = f" --scores {scores}" if scores else ""
+    assert ",".join(recipe.scores) == scores
     if recipe.data.features is not None:
         assert lines[3] == f"  spherood fit DATA/other.npz --encoder {name}"
     else:
@@ -158,6 +160,7 @@ def test_the_figures_that_a_head_quotes_are_published(name: str) -> None:
     published = load_protocol(load_recipe(FILES[name]).protocol or "").published
     assert published is not None
     assert text(name).count("Published: ") == len({figure[:4] for figure in figures})
+    assert load_recipe(FILES[name]).published == (METHODS[name.split("-")[0]] if figures else None)
     for figure in figures:
         assert (figure.method, figure.id_dataset) == (METHODS[name.split("-")[0]], published.id_dataset)
         assert is_published(figure, published.protocol), figure

@@ -214,7 +214,10 @@ def tabled(name: str) -> Recipe:
 
 def complaints(recipe: Recipe, name: str) -> list[str]:
     """Keys in which a recipe is not what the table says."""
-    ours, theirs = flat(recipe.model_dump(by_alias=True)), flat(tabled(name).model_dump(by_alias=True))
+    ours, theirs = (
+        flat(one.model_dump(by_alias=True, exclude={"scores", "published"}))  # see test_recipe_heads.py
+        for one in (recipe, tabled(name))
+    )
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...))
 
 
@@ -263,6 +266,7 @@ def test_a_recipe_is_what_its_table_says(name: str) -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_a_recipe_with_one_value_altered_is_not_what_its_table_says(name: str) -> None:
     content = yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
+    content = {key: value for key, value in content.items() if key not in ("scores", "published")}
     changed = list(altered(content))
     assert len(changed) > 30
     unnoticed = []

@@ -61,6 +61,10 @@ class TrainingError(SpheroodError, ValueError):
     """A training run that cannot go on."""
 
 
+class Stopped(TrainingError):
+    """Training that the user stopped; what was done is kept."""
+
+
 class MissingExtraError(SpheroodError, ImportError):
     """An optional library that is not installed."""
 

@@ -103,3 +103,31 @@ def test_a_head_on_features_is_followed_by_a_guard_of_it(spherood: Command, reci
     assert told.out.endswith("next: spherood fit --encoder runs/head --data . OTHER_FEATURES --ood NAME=FEATURES\n")
     refused = spherood("evaluate", "head", "--protocol", "demo/digits")
     assert (refused.code, "head: is a head on features, and images are wanted here." in refused.err) == (2, True)
+
+
+def test_many_runs_make_one_table_and_the_same_command_goes_on(spherood: Command, recipe: Path) -> None:
+    words = ("train", "--recipe", recipe, "--data", ".", "--device", "cpu", "--sweep", "schedule.lr=0.01,1e30")
+    told = spherood(*words, "--seeds", "2")
+    assert told.code == 1
+    rows = [line for line in told.out.splitlines() if "tiny-lr=" in line and line.startswith("│")]
+    assert [row.split()[1] for row in rows] == [
+        f"runs/tiny-lr={lr}-seed{seed}" for lr in ("0.01", "1e30") for seed in (0, 1)
+    ]
+    assert [" trained " in row for row in rows] == [True, True, False, False]
+    assert told.err.strip().endswith("2 of 4 runs failed. Mend that and type the same again: it goes on.")
+    told = spherood(*words[:-1], "schedule.lr=0.01", "--seeds", "2")
+    assert told.code == 0, told.err
+    assert told.out.count("was trained") == 2
+    assert told.out.splitlines()[-1] == (
+        'next: for run in runs/tiny-lr=0.01-seed0 runs/tiny-lr=0.01-seed1; do spherood evaluate "$run" --protocol '
+        "demo/digits --data .; done; spherood compare runs/tiny-lr=0.01-seed0 runs/tiny-lr=0.01-seed1"
+    )
+
+
+def test_a_recipe_of_the_package_goes_by_its_name(spherood: Command, recipe: Path) -> None:
+    told = spherood("train", "--recipe", "cider-cifar10-smal", "--data", ".")
+    assert told.code == 2
+    assert told.err.startswith("there is no recipe 'cider-cifar10-smal'. Did you mean 'cider-cifar10-small'?")
+    told = spherood("train", "--recipe", "cider-cifar10-small", "--data", ".", "--set", "training.epochs=1")
+    assert told.code == 1  # it was found, its images are not there
+    assert "cifar10/train" in told.err

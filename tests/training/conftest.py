@@ -57,13 +57,13 @@ def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Moment], None]:
     """Run something before a step of the optimiser; steps count from 0 over all runs since."""
 
     def hook(moment: Moment) -> None:
-        plain, number = engine._step, iter(range(10**9))
+        plain, number = engine.one_step, iter(range(10**9))
 
         def step(*args: Any) -> Terms:
             moment(next(number))
             return plain(*args)
 
-        monkeypatch.setattr(engine, "_step", step)
+        monkeypatch.setattr(engine, "one_step", step)
 
     return hook
 

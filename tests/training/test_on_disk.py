@@ -88,14 +88,14 @@ def test_a_set_too_large_for_memory_trains_from_its_files_and_resumes_to_the_sam
     train(ours, tmp_path / "whole", tmp_path)
     assert "note: set: 0.0 GB of pixels stay on disk, decoded as they are needed." in capsys.readouterr().err
     assert [row["step"] for row in read_log(tmp_path / "whole", "validation.jsonl")] == [3, 6]
-    plain, number = engine._step, iter(range(100))
+    plain, number = engine.one_step, iter(range(100))
 
     def step(*args: object) -> object:
         if next(number) == 4:
             raise KeyboardInterrupt
         return plain(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_step", step)
+    monkeypatch.setattr(engine, "one_step", step)
     with pytest.raises(KeyboardInterrupt):
         train(ours, tmp_path / "run", tmp_path)
     train(ours, tmp_path / "run", tmp_path, resume=True)

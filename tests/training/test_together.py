@@ -142,7 +142,7 @@ def noted_views() -> list[tuple[int, list[int], Tensor]]:
 
 def at_step(number: int, ranks: tuple[int, ...]) -> Callable[[Processes, pytest.MonkeyPatch], None]:
     """SIGTERM comes to those processes just before that step."""
-    return lambda mine, patch: signalled(patch, "_step", number, mine.rank in ranks)
+    return lambda mine, patch: signalled(patch, "one_step", number, mine.rank in ranks)
 
 
 def signalled(patch: pytest.MonkeyPatch, name: str, number: int, here: bool) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spherood.errors import CheckpointError, ConfigError, TrainingError
+from spherood.errors import CheckpointError, ConfigError, Stopped
 from spherood.features import FeatureStore
 from spherood.files import write_json, write_text
 from spherood.losses import Terms
@@ -99,8 +99,39 @@ def train(
     """Train a recipe into the folder `run`, with data paths against `data`; returns the last checkpoint.
 
     ConfigError where the recipe contradicts itself, DataError for its data, CheckpointError where `resume` does not
-    fit, TrainingError where the loss is no longer finite or the user stopped it; the last checkpoint then stays.
+    fit, TrainingError where the loss is no longer finite, Stopped where the user stopped it; the last checkpoint then
+    stays.
     """
+    setting, state = begin(recipe, run, data, resume=resume, device=device, trackers=trackers)
+    recipe, mine = setting.recipe, setting.mine
+    validation = None
+    if recipe.validation.every and mine.first:
+        validation = Validation(recipe, setting.reading, setting.examples)
+    mine.wait()  # nobody writes before all have looked at what is there
+    if mine.first:
+        write_text(run / "recipe.yaml", write_yaml(recipe))
+        write_json(run / "environment.json", _environment(setting.device, mine))
+        for file in (FILE, VALIDATION):
+            cut_log(run, state.epoch * setting.steps_per_epoch + state.step, file)
+        if note := recipe.schedule.shortened(setting.steps, setting.steps_per_epoch):
+            print(f"note: {note}", file=sys.stderr)
+    with _tracked(setting):
+        _loop(setting, state, validation)
+    if mine.first:
+        _warn_of_collapse(state, f"after {state.epoch} epochs")
+    return _checkpoint(setting, state)
+
+
+def begin(
+    recipe: Recipe,
+    run: Path,
+    data: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    trackers: Sequence[Tracker] = (),
+) -> tuple[Run, State]:
+    """A run before its next step, with nothing written yet; arguments and errors as of `train`."""
     mine, where = Processes.join(), choose_device(device)
     reading = Reading.of(recipe, data)
     recipe = reading.recipe
@@ -129,21 +160,7 @@ def train(
         load_state(objective.losses, before.losses, "the losses", "Was it made with another recipe?")
         state.optimiser.load_state_dict(dict(before.optimiser))
         state.epoch, state.step = before.epoch, before.step
-    validation = Validation(recipe, reading, examples) if recipe.validation.every and mine.first else None
-    mine.wait()  # nobody writes before all have looked at what is there
-    setting = Run(recipe, run, reading, examples, where, mine, Log(run), trackers)
-    if mine.first:
-        write_text(run / "recipe.yaml", write_yaml(recipe))
-        write_json(run / "environment.json", _environment(where, mine))
-        for file in (FILE, VALIDATION):
-            cut_log(run, state.epoch * setting.steps_per_epoch + state.step, file)
-        if note := recipe.schedule.shortened(setting.steps, setting.steps_per_epoch):
-            print(f"note: {note}", file=sys.stderr)
-    with _tracked(setting):
-        _loop(setting, state, validation)
-    if mine.first:
-        _warn_of_collapse(state, f"after {state.epoch} epochs")
-    return _checkpoint(setting, state)
+    return Run(recipe, run, reading, examples, where, mine, Log(run), trackers), state
 
 
 def _optimiser(recipe: Recipe, trained: Trained, objective: Objective) -> torch.optim.Optimizer:
@@ -221,7 +238,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
                 lr = recipe.schedule.at(step, run.steps, per_epoch)
                 for group in state.optimiser.param_groups:
                     group["lr"] = lr * group["factor"]
-                terms = _step(run, state, network, rows, x, views)
+                terms = one_step(run, state, network, rows, x, views)
                 state.step = number + 1
                 run.log.add(len(rows), terms)
                 last = state.step == per_epoch
@@ -233,7 +250,7 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
                 if asks and anyone(bool(stopped), mine, run.device):
                     run.log.means(state.epoch, state.step)  # a loss gone wrong since the last reading must not be kept
                     _save(run, state, LAST)
-                    raise TrainingError(_stopped_message(run, state))
+                    raise Stopped(_stopped_message(run, state))
             state.epoch, state.step = state.epoch + 1, 0
             agree(state.objective, mine)
             if validation is not None and (state.epoch % recipe.validation.every == 0 or state.epoch == epochs):
@@ -242,10 +259,10 @@ def _loop(run: Run, state: State, validation: Validation | None) -> None:
             if mine.first and state.epoch < epochs <= 4 * state.epoch < epochs + 4:
                 _warn_of_collapse(state, f"after a quarter of the run ({state.epoch} epochs)")
             if anyone(bool(stopped), mine, run.device) and state.epoch < epochs:  # also waits until the first has saved
-                raise TrainingError(_stopped_message(run, state))
+                raise Stopped(_stopped_message(run, state))
 
 
-def _step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, views: int) -> Terms:
+def one_step(run: Run, state: State, network: nn.Module, rows: Rows, x: Tensor, views: int) -> Terms:
     """One step of the optimiser on the images `rows`, of which `x` holds this process's share."""
     label, image = run.examples.label[rows].repeat(views), torch.from_numpy(rows).repeat(views)
     state.optimiser.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from spherood.models.model import NONE
 from spherood.schema import Strict, parse, read_yaml
 from spherood.training.fine_tuning import FineTuning
 from spherood.training.schedule import Schedule
+
+PACKAGE = Path(str(files("spherood")))
 
 
 class LossTerm(Strict):
@@ -111,7 +114,9 @@ class Recipe(Strict):
     training: Training = Training()
     validation: Validation = Validation()
     seed: int = Field(default=0, ge=0)
-    protocol: str | None = None  # what `spherood evaluate` would use for it
+    protocol: str | None = None  # what `spherood evaluate` uses for it
+    scores: tuple[str, ...] = ()  # and which scores; none: the protocol's
+    published: str | None = None  # its method, by the name under which figures were published
 
     @model_validator(mode="after")
     def _features_without_an_encoder(self) -> Recipe:
@@ -128,6 +133,24 @@ class Recipe(Strict):
             if not any(term.covers(epoch) for term in self.loss):
                 raise ValueError(f"no loss covers epoch {epoch}, counted from 0. Mend begin or end of one.")
         return self
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Those that come with the package, by name: in the wheel beside its modules, in a checkout under recipes/."""
+    for home in (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes"):
+        if found := {path.stem: path for path in sorted(home.glob("*.yaml"))}:
+            return found
+    return {}
+
+
+def find_recipe(text: str) -> Path:
+    """A file, or a recipe of the package by name; ConfigError offers the nearest."""
+    path, shipped = Path(text), shipped_recipes()
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    if text not in shipped:
+        raise ConfigError(f"there is no recipe '{text}'. {nearest(text, shipped)} Your own: a path that ends in .yaml.")
+    return shipped[text]
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
