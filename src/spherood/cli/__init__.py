@@ -8,6 +8,7 @@ from errno import EACCES, EEXIST, EFBIG, EISDIR, ENAMETOOLONG, ENOSPC, ENOTDIR, 
 
 import typer
 
+from spherood.cli.cite import cite
 from spherood.cli.compare import compare
 from spherood.cli.demo import demo
 from spherood.cli.evaluate import evaluate
@@ -15,6 +16,7 @@ from spherood.cli.export import export
 from spherood.cli.fit import fit
 from spherood.cli.hub import pull, push
 from spherood.cli.report import report
+from spherood.cli.reproduce import reproduce
 from spherood.cli.score import score
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
@@ -34,7 +36,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, compare, report, fit, score, export, push, pull):
+for command in (demo, train, evaluate, compare, reproduce, cite, report, fit, score, export, push, pull):
     app.command()(command)
 
 

@@ -6,7 +6,8 @@ u: unit feature; z = W h + b; lse: log-sum-exp; j runs over a bank: a share `fra
 drawn at random from each stretch of 1/fraction rows of the stream, with `seed`, so that the bank depends neither on the
 batches nor, in a list sorted by class, on which class comes first. A zero feature scores 0.
 Shapes: B batch, N bank, C classes, D dimension. Fit: one pass, O(N D) memory. Labels are not needed.
-Source: Park et al., ICCV 2023 (equation number unchecked). OpenOOD's bank is the first rows of the list: 600 cats.
+Source: Park et al., ICCV 2023, arXiv:2309.14888 (equation number unchecked). OpenOOD's bank is the first rows of the
+list: 600 cats.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ ablation that CIDER asks for. For C <= d + 1 they are the corners of a regular s
 -1 / (C - 1)); beyond, they start at random and repel each other until they hardly move. Which class gets which
 direction is arbitrary.
 Shapes: N rows (all of view 1, then all of view 2), d dimension, C classes. Units: tau none, L nats.
-Source: Mettes et al., NeurIPS 2019, arXiv:1901.10514, for the idea; the term is CIDER's (losses/cider.py).
+Source: Mettes et al., NeurIPS 2019, arXiv:1901.10514, for the idea; the term is CIDER's
+(arXiv:2203.04450, losses/cider.py).
 """
 
 from __future__ import annotations

@@ -23,17 +23,13 @@ def start(model: Model, recipe: Recipe, data: Path) -> None:
     From a file come the encoder, and head and classifier where their shapes are those of the recipe; it is looked for
     below the data folder, then where one stands.
     """
-    settings, weights = recipe.model, recipe.fine_tuning.weights
+    settings = recipe.model
     if settings.encoder.startswith(TIMM):
         network, _ = pretrained(settings)
         model.encoder.network.load_state_dict(network.state_dict())  # type: ignore[union-attr]
-    if weights is None:
+    path = weights_file(recipe, data)
+    if path is None:
         return
-    if not settings.ours:
-        raise ConfigError(f"fine_tuning.weights: {settings.encoder} brings its own weights. Leave them out.")
-    path = data / weights if (data / weights).is_file() else Path(weights)
-    if not path.is_file():
-        raise CheckpointError(f"{data / weights}: no such weights. Put the file there, or change fine_tuning.weights.")
     state, theirs = _found(path)
     for key in ("encoder", "width", "stem", "shortcut"):
         found, wanted = getattr(theirs, key), getattr(settings, key)
@@ -51,6 +47,19 @@ def start(model: Model, recipe: Recipe, data: Path) -> None:
                 module.load_state_dict(given)
     begins = f"; {' and '.join(fresh)} from random weights" if fresh else ""
     print(f"note: {' and '.join(taken)} from {path}{begins}.", file=sys.stderr)
+
+
+def weights_file(recipe: Recipe, data: Path) -> Path | None:
+    """Where the weights lie that a recipe names, if it names some; CheckpointError where they are absent."""
+    weights = recipe.fine_tuning.weights
+    if weights is None:
+        return None
+    if not recipe.model.ours:
+        raise ConfigError(f"fine_tuning.weights: {recipe.model.encoder} brings its own weights. Leave them out.")
+    path = data / weights if (data / weights).is_file() else Path(weights)
+    if not path.is_file():
+        raise CheckpointError(f"{data / weights}: no such weights. Put the file there, or change fine_tuning.weights.")
+    return path
 
 
 def _found(path: Path) -> tuple[Mapping[str, Tensor], ModelSettings]:
