@@ -26,7 +26,7 @@ def spherood(*words: str) -> str:
 
 
 def test_the_commands_are_these() -> None:
-    known = "cite compare demo evaluate export fit pull push report reproduce score train"
+    known = "cite compare data demo evaluate export fit pull push report reproduce score train"
     assert known.split() == COMMANDS
 
 
@@ -47,8 +47,12 @@ def test_the_version_needs_no_torch() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_example_of_a_command_is_understood(name: str) -> None:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    example = re.search(r"Example: \*\*spherood (.*?)\*\*", command.help)
-    assert example is not None
-    first, *words = shlex.split(example[1])
-    assert first == name
-    command.make_context(name, words)  # parses, and runs nothing
+    for one in (command, *getattr(command, "commands", {}).values()):
+        example = re.search(r"Example: \*\*spherood (.*?)\*\*", one.help)
+        assert example is not None, one.name
+        first, *words = shlex.split(example[1])
+        assert first == name
+        if one is not command:
+            assert words.pop(0) == one.name
+        if not hasattr(one, "commands"):
+            one.make_context(one.name, words)  # parses, and runs nothing

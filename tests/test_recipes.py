@@ -82,11 +82,11 @@ PIXELS: dict[str, dict[str, Any]] = {
     "to256": {"size": 224, "short_side": 256, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
 WEIGHTS = {  # what the encoder starts from; only layer4 and the head are trained then
-    ("imagenet100", "cider"): "weights/resnet34-b627a593.pth",
-    ("imagenet100", "supcon"): "weights/resnet34-b627a593.pth",
+    ("imagenet100", "cider"): "weights/resnet34-imagenet1k-v1.safetensors",
+    ("imagenet100", "supcon"): "weights/resnet34-imagenet1k-v1.safetensors",
     ("imagenet200", "cider"): "weights/resnet18-imagenet200.ckpt",
-    ("imagenet1k", "cider"): "weights/resnet50-0676ba61.pth",
-    ("imagenet1k", "reweightood"): "weights/resnet50-0676ba61.pth",
+    ("imagenet1k", "cider"): "weights/resnet50-imagenet1k-v1.safetensors",
+    ("imagenet1k", "reweightood"): "weights/resnet50-imagenet1k-v1.safetensors",
 }
 OTHERS = {  # valid where the one altered is
     "resnet18": "resnet34",

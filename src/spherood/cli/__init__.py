@@ -10,6 +10,7 @@ import typer
 
 from spherood.cli.cite import cite
 from spherood.cli.compare import compare
+from spherood.cli.data import app as data
 from spherood.cli.demo import demo
 from spherood.cli.evaluate import evaluate
 from spherood.cli.export import export
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (demo, train, evaluate, compare, reproduce, cite, report, fit, score, export, push, pull):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)

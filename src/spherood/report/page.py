@@ -174,9 +174,11 @@ def render(content: Content) -> str:
     )
 
 
-def fill(template: str, script: str, **values: Any) -> str:
-    """A page from its template and script, with the charts' library. MissingExtraError without the extra."""
-    jinja2, vl_convert = (optional(name, "report", "report") for name in ("jinja2", "vl_convert"))
+def fill(template: str, script: str | None, **values: Any) -> str:
+    """A page from its template and script, with the charts' library; without a script, neither. MissingExtraError
+    without the extra.
+    """
+    jinja2 = optional("jinja2", "report", "report")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_ours),
         autoescape=True,
@@ -186,10 +188,11 @@ def fill(template: str, script: str, **values: Any) -> str:
     )
     environment.filters["tight"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    library = str(vl_convert.javascript_bundle(vl_version=charts.vega_lite_version()))
-    text: str = environment.get_template(template).render(
-        **values, library=_inside_script(library), script=_inside_script(_ours(script))
-    )
+    if script is not None:
+        vl_convert = optional("vl_convert", "report", "report")
+        library = str(vl_convert.javascript_bundle(vl_version=charts.vega_lite_version()))
+        values |= {"library": _inside_script(library), "script": _inside_script(_ours(script))}
+    text: str = environment.get_template(template).render(**values)
     return text
 
 
