@@ -59,7 +59,7 @@ def test_another_count_is_told_with_the_place(pets: Path) -> None:
 
 @pytest.mark.parametrize("places", [{}, {"folder": "a", "sample": "digits"}, {"list": "a", "arrays": "b"}])
 def test_two_places_or_none_are_refused(places: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"recipe\.yaml: .*give exactly one of folder, list, arrays"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: .*give exactly one of folder, list, table, arrays"):
         source(**places)
 
 

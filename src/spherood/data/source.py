@@ -15,20 +15,22 @@ from spherood.data.image_set import ImageSet, Part
 from spherood.data.lists import any_on_disk, read_list
 from spherood.data.samples import read_sample
 from spherood.data.svhn import read_svhn
+from spherood.data.tables import read_table
 from spherood.errors import DataError
 from spherood.schema import Strict
 
-PLACES = ("folder", "list", "arrays", "cifar", "svhn", "sample", "one_of", "features")
+PLACES = ("folder", "list", "table", "arrays", "cifar", "svhn", "sample", "one_of", "features")
 
 
 class Source(Strict):
     """One of several places, with relative paths against the data root; then, optionally, a choice of its images.
 
     folder: images, one folder per class. list: an image list, its paths against `root`, or against the first of several
-    roots that holds one of them. arrays: a .npy of images, with `labels`. cifar: an unpacked archive, or the folder
-    around it, with its `split`. svhn: a .mat file. sample: digits, photographs or noise. one_of: places of the same
-    images, of which the first that is there is read. features: no images, but a file of features (data/feature_file.py)
-    with `labels` where it has none of its own; they train a head.
+    roots that holds one of them. table: CSV or Parquet with a column of paths, against `root` (data/tables.py). arrays:
+    a .npy of images, with `labels`. cifar: an unpacked archive, or the folder around it, with its `split`. svhn: a .mat
+    file. sample: digits, photographs or noise. one_of: places of the same images, of which the first that is there is
+    read. features: no images, but a file of features (data/feature_file.py) with `labels` where it has none of its own;
+    they train a head.
 
     The choice, in this order: some `classes`; the first `per_class` images of each; the train / validation / test
     `part` (60 / 20 / 20 %); a seeded `draw` of so many where there are more. `count` is the number that must be left.
@@ -37,6 +39,7 @@ class Source(Strict):
     folder: str | None = None
     list_: str | None = Field(default=None, alias="list")
     root: str | Annotated[tuple[str, ...], Field(min_length=1)] = "."
+    table: str | None = None
     arrays: str | None = None
     labels: str | None = None
     sample: str | None = None
@@ -53,7 +56,7 @@ class Source(Strict):
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
-        places = (self.folder, self.list_, self.arrays, self.cifar, self.svhn, self.sample, self.one_of)
+        places = (self.folder, self.list_, self.table, self.arrays, self.cifar, self.svhn, self.sample, self.one_of)
         if sum(place is not None for place in (*places, self.features)) != 1:
             raise ValueError(f"give exactly one of {', '.join(PLACES)}.")
         if self.cifar is not None and self.split is None:
@@ -69,7 +72,8 @@ class Source(Strict):
         """The file or folder it needs, of `one_of` the one that is read; None for a sample."""
         if self.one_of is not None:
             return next((place for place in self.one_of if place.present(data)), self.one_of[0]).where(data)
-        place = self.folder or self.list_ or self.arrays or self.cifar or self.svhn or self.features
+        files = (self.list_, self.table, self.arrays, self.cifar, self.svhn, self.features)
+        place = self.folder or next((file for file in files if file is not None), None)
         return data / place if place else None
 
     def present(self, data: Path) -> bool:
@@ -108,6 +112,9 @@ class Source(Strict):
             if len(roots) > 1:
                 roots = [root for root in roots if any_on_disk(path, root)] or roots
             return read_list(path, roots[0], name)
+        if self.table is not None:
+            roots = self._roots(data)
+            return read_table(data / self.table, next((root for root in roots if root.is_dir()), roots[0]), name)
         if self.arrays is not None:
             return read_arrays(data / self.arrays, data / self.labels if self.labels else None, name)
         if self.cifar is not None and self.split is not None:
@@ -150,7 +157,7 @@ class Source(Strict):
         if place is None:
             return self.sample
         status = place.stat()
-        return status.st_dev, status.st_ino, self.root if self.list_ else None, self.split
+        return status.st_dev, status.st_ino, self.root if self.list_ or self.table else None, self.split
 
     def _roots(self, data: Path) -> list[Path]:
         return [data / root for root in ([self.root] if isinstance(self.root, str) else self.root)]
