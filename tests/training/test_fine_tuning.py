@@ -130,7 +130,7 @@ def test_weights_are_looked_for_below_the_data_first(
     [
         (MODEL, "nowhere.pth", "nowhere.pth: no such weights. Put the file there, or change fine_tuning.weights."),
         (MODEL | {"width": 8}, "LAST", ": width 4, the recipe's model has 8. Change one of them."),
-        (MODEL | {"encoder": "resnet20"}, "LAST", ": encoder resnet8, the recipe's model has resnet14."),
+        (MODEL | {"encoder": "resnet20"}, "LAST", ": encoder resnet8, the recipe's model has resnet20."),
     ],
 )
 def test_weights_that_are_absent_or_do_not_fit_are_told(
