@@ -26,7 +26,7 @@ def spherood(*words: str) -> str:
 
 
 def test_the_commands_are_these() -> None:
-    known = "cite compare data demo evaluate export fit pull push report reproduce score train"
+    known = "cite compare data demo evaluate export fit pull push report reproduce score serve train"
     assert known.split() == COMMANDS
 
 

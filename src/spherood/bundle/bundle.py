@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 BATCH = 128
 FEATURE_BATCH = 8192
+RATES = 64  # whose decisions are kept
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -228,6 +229,8 @@ class Bundle:
         """The rule behind the verdicts; errors as `threshold`."""
         rate = self.promise.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
         if rate not in self._decisions:
+            if len(self._decisions) >= RATES:
+                self._decisions.clear()
             self._decisions[rate] = decide(self.promise, self.held_out_score, self.held_out_class, rate)
         return self._decisions[rate]
 

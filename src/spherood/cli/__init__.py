@@ -19,6 +19,7 @@ from spherood.cli.hub import pull, push
 from spherood.cli.report import report
 from spherood.cli.reproduce import reproduce
 from spherood.cli.score import score
+from spherood.cli.serve import serve
 from spherood.cli.train import train
 from spherood.errors import ConfigError, SpheroodError
 
@@ -37,7 +38,7 @@ app = typer.Typer(
     "from everything seen in training, and get a verdict with a promised false-alarm rate.\n\n"
     "Begin with **spherood demo**: about a minute, no download.",
 )
-for command in (demo, train, evaluate, compare, reproduce, cite, report, fit, score, export, push, pull):
+for command in (demo, train, evaluate, compare, reproduce, cite, report, fit, score, serve, export, push, pull):
     app.command()(command)
 app.add_typer(data, name="data")
 
