@@ -25,7 +25,7 @@ WITHOUT_TORCH = """
     version errors files schema naming progress outputs calibration/* metrics/* data data/decode data/preprocess
     data/feature_file data/groups data/parts
     bundle bundle/bank bundle/bundle bundle/card bundle/decision bundle/hub bundle/manifest bundle/onnx_runtime
-    bundle/origin bundle/runtime bundle/trust bundle/verdict scoring scoring/* cli/*
+    bundle/origin bundle/runtime bundle/trust bundle/verdict scoring scoring/* service service/* cli/*
 """
 ROOMS, FREE_OF_TORCH = ORDER.split(), WITHOUT_TORCH.split()
 

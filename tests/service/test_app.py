@@ -268,7 +268,7 @@ def test_closing_finishes_what_was_taken(folder: Path) -> None:
 
 
 def test_mutated_images_get_a_clear_answer_each(serve: Serve) -> None:
-    """Bytes of five formats, cut, doubled and altered at random; `benchmarks/serving.py` does it 10,000 times."""
+    """Bytes of five formats, cut and altered at random; `benchmarks/serving.py` does it 10,000 times."""
     client, draw = serve(), np.random.default_rng(0)
     seeds = [encoded(NOISE[0], kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP")]
     for _ in range(200):
