@@ -251,14 +251,16 @@ def measure(bundle: Bundle, folder: Path, images: list[bytes], expected: list[fl
     told = f"{len(mixed.latency):,} verdicts, {mixed.hostile} hostile requests, {swapping} swaps"
     print(f"{told}: {mixed.wrong} wrong, {mixed.lost} lost")
 
-    Load(service.port, images).run(SECONDS, CLIENTS)  # the allocator finds its level
-    before, memory = service.megabytes, Load(service.port, images)
-    while len(memory.latency) < min(MEMORY, LONGEST * rate):
+    begin, memory, wanted = service.megabytes, Load(service.port, images), min(MEMORY, LONGEST * rate)
+    before = begin
+    while len(memory.latency) < wanted:
         memory.run(5, CLIENTS)
+        if len(memory.latency) < wanted / 2:  # batches of every size have been by then, each with its own buffers
+            before = max(before, service.megabytes)
     after = service.megabytes
     statuses = mutated(service.port, images, int(min(MUTATED, LONGEST * rate / 4)))
     print(f"mutated images, answers by status: {statuses}; memory then {service.megabytes:.0f} MB")
-    print(f"memory after {len(memory.latency):,} further requests: {before:.0f} to {after:.0f} MB")
+    print(f"memory over {len(memory.latency):,} requests: {begin:.0f} MB, {before:.0f} in the first half, {after:.0f}")
     wrong = mixed.wrong + mixed.lost + sum(n for status, n in statuses.items() if status not in (200, 422, 503))
     return int(share < TARGET or wrong > 0 or max(after, service.megabytes) > 1.1 * before)
 
