@@ -114,13 +114,14 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.post("/v1/predict", openapi_extra=_BODY, responses=_RESPONSES)
     async def predict(request: Request) -> JSONResponse:
-        """Verdicts on images or on rows of features."""
+        """Verdicts on images or on rows of features. With ?pictures=1 neighbours come with their small pictures."""
         images, rows, name, rate = await _read(request, settings.limits)
         batches = state.find(name)
         _check_rate(batches, rate)
+        shown = request.query_params.get("pictures") == "1"
         if rows is not None:
-            return JSONResponse(await state.judge_rows(batches, rows, rate))
-        return JSONResponse(**await state.judge_images(batches, images, rate))
+            return JSONResponse(await state.judge_rows(batches, rows, rate, shown))
+        return JSONResponse(**await state.judge_images(batches, images, rate, shown))
 
     @app.get("/v1/bundles")
     async def bundles() -> list[dict[str, Any]]:
@@ -245,15 +246,18 @@ class _State:
             "thumbnails": bundle.thumbnails is not None,
         }
 
-    async def judge_rows(self, batches: Batches, rows: np.ndarray[Any, Any], rate: float | None) -> dict[str, Any]:
+    async def judge_rows(
+        self, batches: Batches, rows: np.ndarray[Any, Any], rate: float | None, shown: bool
+    ) -> dict[str, Any]:
         self._fits(batches, len(rows))
         names = [f"row {number}" for number in range(len(rows))]
         futures = _taken(lambda: batches.rows(rows, rate))
         found = [await asyncio.wrap_future(one) for one in futures]
-        return self._answer(batches, [self._row(batches, *pair) for pair in zip(names, found, strict=True)], found)
+        told = [self._row(batches, name, one, shown) for name, one in zip(names, found, strict=True)]
+        return self._answer(batches, told, found)
 
     async def judge_images(
-        self, batches: Batches, images: list[tuple[str, bytes]], rate: float | None
+        self, batches: Batches, images: list[tuple[str, bytes]], rate: float | None, shown: bool
     ) -> dict[str, Any]:
         self._fits(batches, len(images))
         futures = []
@@ -273,7 +277,7 @@ class _State:
                 rows.append({"image": name, "error": str(error)})
                 continue
             found.append(judged)
-            rows.append(self._row(batches, name, judged))
+            rows.append(self._row(batches, name, judged, shown))
             if self.shadow is not None:
                 self.shadow.look(content, name, rate, judged.verdict)
         if not found:
@@ -284,12 +288,12 @@ class _State:
         if n > batches.room:
             raise Refused(413, f"{n:,} are more than may wait altogether ({batches.room:,}). Send fewer at once.")
 
-    def _row(self, batches: Batches, name: str, judged: Judged) -> dict[str, Any]:
+    def _row(self, batches: Batches, name: str, judged: Judged, shown: bool) -> dict[str, Any]:
         self.measures.judged(batches.served.name, judged.version.bundle, judged.verdict)
         row = {"image": name, **asdict(judged.verdict), "error": None}
-        for neighbour, one in zip(row["neighbours"], judged.verdict.neighbours, strict=True):
-            thumbnails = judged.version.bundle.thumbnails
-            if thumbnails is not None:
+        thumbnails = judged.version.bundle.thumbnails
+        if shown and thumbnails is not None:
+            for neighbour, one in zip(row["neighbours"], judged.verdict.neighbours, strict=True):
                 neighbour["picture"] = "data:image/jpeg;base64," + base64.b64encode(thumbnails[one.row]).decode()
         self.traffic.add({**row, "bundle": batches.served.name}, judged.picture)
         return row
@@ -390,7 +394,13 @@ _ASKED = {
         "false_alarm_rate": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     },
 }
+_RATE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _BODY = {
+    "parameters": [
+        {"name": "bundle", "in": "query", "schema": {"type": "string"}},
+        {"name": "false_alarm_rate", "in": "query", "schema": _RATE},
+        {"name": "pictures", "in": "query", "schema": {"type": "string", "enum": ["0", "1"]}},
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -408,7 +418,7 @@ _BODY = {
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
         },
-    }
+    },
 }
 
 
@@ -418,8 +428,8 @@ async def _read(
     """Images or rows, the bundle's name and the rate, of whatever kind the body is."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = request.query_params
-    if unknown := [key for key in query if key not in ("bundle", "false_alarm_rate")]:
-        raise Refused(400, f"Unknown parameter '{unknown[0][:80]}'. Known: bundle, false_alarm_rate.")
+    if unknown := [key for key in query if key not in ("bundle", "false_alarm_rate", "pictures")]:
+        raise Refused(400, f"Unknown parameter '{unknown[0][:80]}'. Known: bundle, false_alarm_rate, pictures.")
     name, rate = query.get("bundle"), _number(query["false_alarm_rate"]) if "false_alarm_rate" in query else None
     if kind == "application/json":
         asked = _json(await request.body())

@@ -100,7 +100,7 @@ async function judge(files) {
   images.forEach((file) => form.append("images", file, file.name || "pasted"));
   form.append("bundle", bundle().name);
   try {
-    const { verdicts } = await ask("v1/predict", { method: "POST", body: form });
+    const { verdicts } = await ask("v1/predict?pictures=1", { method: "POST", body: form });
     verdicts.forEach((row, i) => {
       const made_ = card(row, URL.createObjectURL(images[i]));
       shown.unshift(made_);
