@@ -72,3 +72,11 @@ def _lines(what: str, total: int, unit: str, done: int) -> Iterator[Advance]:
             print(text.rstrip(), file=sys.stderr, flush=True)
 
     yield advance
+
+
+def duration(seconds: float) -> str:
+    """4000 -> "1 h 7 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

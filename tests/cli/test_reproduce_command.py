@@ -14,7 +14,6 @@ import pytest
 from spherood import naming
 from spherood.benchmark.protocol import load_protocol, protocol_names
 from spherood.benchmark.references import behind, references, used
-from spherood.cli.reproduce import duration
 from spherood.training.recipe import load_recipe, shipped_recipes
 
 Command = Callable[..., Any]
@@ -108,13 +107,6 @@ def test_a_run_of_another_recipe_is_not_overwritten(spherood: Command, experimen
     told = spherood("reproduce", "tiny.yaml", "--data", ".", "--device", "cpu")
     assert told.code == 1
     assert told.err.startswith("runs/tiny-seed0: was trained with another recipe.")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "0 s"), (89, "89 s"), (95, "2 min"), (3000, "50 min"), (12000, "3 h 20 min")]
-)
-def test_a_duration_is_said_as_people_do(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def test_a_run_is_cited_with_all_it_used(spherood: Command, experiment: Path) -> None:

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from spherood.errors import CheckpointError, ConfigError, MissingExtraError, TrainingError
+from spherood.progress import duration
 from spherood.report.drawing import for_file, for_page, light, write_figure
 from spherood.report.figures import FIGURES, curves, geometry, learning_rate, projection, sphere
 from spherood.report.globe import globe
 from spherood.report.lines import MOST, Bound, line_chart, thinned
 from spherood.report.run import Run, read_run
-from spherood.report.training import collapse, duration, facts, headline, lead, render, write_training_page
+from spherood.report.training import collapse, facts, headline, lead, render, write_training_page
 from spherood.schema import write_yaml
 from spherood.sphere.geometry import dispersion
 from spherood.sphere.geometry import geometry as measure

@@ -12,6 +12,7 @@ import typer
 
 from spherood.cli.options import RUNS, Data, Device, run_folder
 from spherood.errors import CheckpointError, ConfigError
+from spherood.progress import duration
 
 if TYPE_CHECKING:
     from spherood.benchmark.protocol import Protocol
@@ -156,14 +157,6 @@ def _seconds_to_evaluate(recipe: Recipe, protocol: Protocol, images: Images, dev
             timed += len(block.pixels)
     taken = time.perf_counter() - begin
     return taken / max(timed, 1) * sum(map(len, sets))
-
-
-def duration(seconds: float) -> str:
-    """3 h 20 min, 12 min, 40 s."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _sizes(images: Images) -> str:

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from spherood.files import write_text
+from spherood.progress import duration
 from spherood.report import figures
 from spherood.report.drawing import for_page
 from spherood.report.lines import Panel
@@ -58,14 +59,6 @@ def lead(run: Run) -> str:
     done, planned = run.metrics[-1]["epoch"], run.recipe.training.epochs
     machine = "".join(f" on {word}" for word in _hardware(run.environment)[:1])
     return f"{round(done, 1):g} of {planned} epochs in about {duration(run.seconds)}{machine}."
-
-
-def duration(seconds: float) -> str:
-    """4000 -> "1 h 7 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def collapse(run: Run) -> str:

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import hmac
-import json
 import os
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,15 +21,14 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import Field, ValidationError
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from spherood.bundle.runtime import rows_read
 from spherood.calibration.exceedances import least_rate
 from spherood.errors import CalibrationError, ConfigError, ImageError, ShapeError
-from spherood.schema import Strict
+from spherood.service.asking import BODY, RESPONSES, RETRY, Refused, number, read
 from spherood.service.batches import Batches, Full, Judged
+from spherood.service.guarded import Guarded
 from spherood.service.measures import Measures
 from spherood.service.pictures import Limits
 from spherood.service.served import Served
@@ -42,8 +37,6 @@ from spherood.service.traffic import Traffic
 from spherood.version import __version__
 
 LOOK_EVERY = 1.0  # seconds, at the bundles on disk
-OPEN = frozenset({"/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})  # without a token
-RETRY = "1"  # seconds
 
 
 @dataclass(frozen=True)
@@ -59,30 +52,6 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-class Image64(Strict):
-    """An image in JSON."""
-
-    name: str = "image"
-    base64: str
-
-
-class Asked(Strict):
-    """The body of /v1/predict as JSON: images or features."""
-
-    images: tuple[Image64 | str, ...] | None = Field(default=None, description="base64, or {name, base64}")
-    features: tuple[tuple[float, ...], ...] | None = Field(default=None, description="rows of what the bundle reads")
-    bundle: str | None = None
-    false_alarm_rate: float | None = Field(default=None, gt=0, lt=1)
-
-
-class Refused(Exception):
-    """An answer that is no verdict."""
-
-    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(error)
-        self.status, self.error, self.headers = status, error, headers
-
-
 def create_app(settings: Settings) -> FastAPI:
     """The application; its lifespan starts the workers, and finishes what was taken."""
     state = _State(settings)
@@ -96,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         await asyncio.to_thread(state.close)
 
     app = FastAPI(title="spherood", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(_Guarded, state=state)
+    app.add_middleware(Guarded, measures=state.measures, body=settings.limits.body, token=settings.token)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
@@ -112,10 +81,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=dict(error.headers or {}))
 
-    @app.post("/v1/predict", openapi_extra=_BODY, responses=_RESPONSES)
+    @app.post("/v1/predict", openapi_extra=BODY, responses=RESPONSES)
     async def predict(request: Request) -> JSONResponse:
         """Verdicts on images or on rows of features. With ?pictures=1 neighbours come with their small pictures."""
-        images, rows, name, rate = await _read(request, settings.limits)
+        images, rows, name, rate = await read(request, settings.limits)
         batches = state.find(name)
         _check_rate(batches, rate)
         shown = request.query_params.get("pictures") == "1"
@@ -128,25 +97,25 @@ def create_app(settings: Settings) -> FastAPI:
         """What is served, what it promises, and which false-alarm rates can be asked for."""
         return [state.told(batches) for batches in state.batches.values()]
 
-    @app.get("/v1/threshold", responses=_RESPONSES)
+    @app.get("/v1/threshold", responses=RESPONSES)
     async def threshold(false_alarm_rate: str, bundle: str = "") -> dict[str, Any]:
         """The threshold of a rate: of all, and by class where the promise goes by class."""
         batches = state.find(bundle or None)
-        rate = _number(false_alarm_rate)
+        rate = number(false_alarm_rate)
         _check_rate(batches, rate)
         decision, classes = batches.served.now.bundle.decision(rate), batches.served.now.bundle.classes
         pooled = batches.served.now.bundle.threshold(rate)
         each = decision.thresholds(np.arange(len(classes))) if classes else np.empty(0)
         return {"threshold": pooled, "by_class": dict(zip(classes, map(float, each), strict=True))}
 
-    @app.get("/v1/traffic", responses=_RESPONSES)
+    @app.get("/v1/traffic", responses=RESPONSES)
     async def traffic() -> dict[str, Any]:
         """The last verdicts, and of those the most OOD."""
         if not state.traffic.on:
             raise Refused(404, "Recent traffic is not kept: it was switched off.")
         return {"latest": state.traffic.latest(24), "most_ood": state.traffic.most_ood(24)}
 
-    @app.get("/v1/shadow", responses=_RESPONSES)
+    @app.get("/v1/shadow", responses=RESPONSES)
     async def shadow() -> dict[str, Any]:
         """Where the shadow bundle differs."""
         if state.shadow is None:
@@ -158,7 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
         """The process lives."""
         return {"status": "ok", "version": __version__}
 
-    @app.get("/readyz", responses=_RESPONSES)
+    @app.get("/readyz", responses=RESPONSES)
     async def readyz() -> dict[str, Any]:
         """It takes requests."""
         if not state.ready:
@@ -303,212 +272,6 @@ class _State:
         return {"bundle": batches.served.name, "version": versions[-1], "verdicts": rows}
 
 
-class _Guarded:
-    """Around everything: the token, the size of a body, the count and time of requests."""
-
-    def __init__(self, app: Any, state: _State) -> None:
-        self.app, self.state = app, state
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        begin, status, most = time.perf_counter(), 0, self.state.settings.limits.body
-        headers = {key.lower(): value for key, value in scope["headers"]}
-        taken = 0
-
-        async def counted() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise Refused(413, _too_large(most))
-            return message
-
-        async def noted(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            length = headers.get(b"content-length", b"0")
-            if not length.isdigit():
-                raise Refused(400, "Content-Length is no number.")
-            if int(length) > most:
-                raise Refused(413, _too_large(most))
-            if self.state.settings.token is not None and scope["path"] not in OPEN:
-                given = headers.get(b"authorization", b"")
-                if not hmac.compare_digest(given, b"Bearer " + self.state.settings.token.encode()):
-                    raise Refused(401, "A bearer token is needed: Authorization: Bearer TOKEN.", _ASKING)
-            await self.app(scope, counted, noted)
-        except Refused as error:
-            if status == 0:
-                answer = JSONResponse({"error": error.error}, error.status, headers=dict(error.headers or {}))
-                await answer(scope, receive, noted)
-        finally:
-            route = scope.get("route")
-            path = getattr(route, "path", "other")
-            self.state.measures.requests.labels(path, str(status)).inc()
-            self.state.measures.latency.labels(path).observe(time.perf_counter() - begin)
-
-
-_ASKING = {"WWW-Authenticate": "Bearer"}
-_ERROR = {"content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, **_ERROR}
-    for status, what in {
-        400: "What makes no sense",
-        401: "No token, or another",
-        404: "Not here",
-        413: "Too large",
-        415: "Another kind of content",
-        422: "No image, or features that do not fit",
-        503: "No room in the queue",
-    }.items()
-}
-_ASKED = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "images": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "oneOf": [
-                    {"type": "string", "contentEncoding": "base64"},
-                    {
-                        "type": "object",
-                        "required": ["base64"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "name": {"type": "string"},
-                            "base64": {"type": "string", "contentEncoding": "base64"},
-                        },
-                    },
-                ]
-            },
-        },
-        "features": {"type": "array", "minItems": 1, "items": {"type": "array", "items": {"type": "number"}}},
-        "bundle": {"type": "string"},
-        "false_alarm_rate": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-    },
-}
-_RATE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-_BODY = {
-    "parameters": [
-        {"name": "bundle", "in": "query", "schema": {"type": "string"}},
-        {"name": "false_alarm_rate", "in": "query", "schema": _RATE},
-        {"name": "pictures", "in": "query", "schema": {"type": "string", "enum": ["0", "1"]}},
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": _ASKED},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "bundle": {"type": "string"},
-                        "false_alarm_rate": {"type": "number"},
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    },
-}
-
-
-async def _read(
-    request: Request, limits: Limits
-) -> tuple[list[tuple[str, bytes]], np.ndarray[Any, Any] | None, str | None, float | None]:
-    """Images or rows, the bundle's name and the rate, of whatever kind the body is."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = request.query_params
-    if unknown := [key for key in query if key not in ("bundle", "false_alarm_rate", "pictures")]:
-        raise Refused(400, f"Unknown parameter '{unknown[0][:80]}'. Known: bundle, false_alarm_rate, pictures.")
-    name, rate = query.get("bundle"), _number(query["false_alarm_rate"]) if "false_alarm_rate" in query else None
-    if kind == "application/json":
-        asked = _json(await request.body())
-        images, rows = _of_json(asked)
-        found = (images, rows, asked.bundle or name, rate if asked.false_alarm_rate is None else asked.false_alarm_rate)
-    elif kind == "multipart/form-data":
-        found = await _of_form(request, limits, name, rate)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        found = ([("image", await request.body())], None, name, rate)
-    else:
-        raise Refused(415, "Send multipart/form-data with images, application/json, or one image as the body.")
-    if len(found[0]) > limits.images:
-        raise Refused(413, f"{len(found[0]):,} images are more than one request may have ({limits.images:,}).")
-    return found
-
-
-def _json(body: bytes) -> Asked:
-    try:
-        return Asked.model_validate(json.loads(body))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ValidationError):
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the body"
-            raise Refused(400, f"{where}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
-        raise Refused(400, "The body is no JSON.") from None
-
-
-def _of_json(asked: Asked) -> tuple[list[tuple[str, bytes]], np.ndarray[Any, Any] | None]:
-    if (asked.images is None) == (asked.features is None):
-        raise Refused(400, "Give images or features, one of them.")
-    if asked.features is not None:
-        widths = {len(row) for row in asked.features}
-        if len(widths) != 1:
-            raise Refused(422, "features: expected rows of one length, at least one.")
-        return [], np.array(asked.features, dtype=np.float32)
-    images = []
-    for number, one in enumerate(asked.images or ()):
-        text, name = (one, f"image {number}") if isinstance(one, str) else (one.base64, one.name)
-        try:
-            plain = text.partition(",")[2] if text.startswith("data:") else text
-            images.append((name, base64.b64decode(plain, validate=True)))
-        except (binascii.Error, ValueError):
-            raise Refused(422, f"images.{number}: is no base64.") from None
-    if not images:
-        raise Refused(400, "images: expected at least one.")
-    return images, None
-
-
-async def _of_form(
-    request: Request, limits: Limits, name: str | None, rate: float | None
-) -> tuple[list[tuple[str, bytes]], None, str | None, float | None]:
-    try:
-        form = await request.form(max_files=limits.images + 1, max_fields=8, max_part_size=limits.body)
-    except HTTPException as error:
-        raise Refused(400, f"The form cannot be read: {error.detail}") from None
-    except (ValueError, KeyError, UnicodeDecodeError):
-        raise Refused(400, "The form cannot be read.") from None
-    images: list[tuple[str, bytes]] = []
-    for key, value in form.multi_items():
-        if key in ("images", "image") and isinstance(value, UploadFile):
-            images.append((value.filename or f"image {len(images)}", await value.read()))
-        elif key == "bundle" and isinstance(value, str):
-            name = value
-        elif key == "false_alarm_rate" and isinstance(value, str):
-            rate = _number(value)
-        else:
-            raise Refused(400, f"Unknown field '{key[:80]}'. Known: images (files), bundle, false_alarm_rate.")
-    if not images:
-        raise Refused(400, "images: expected at least one file.")
-    return images, None, name, rate
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise Refused(400, f"false_alarm_rate: '{text[:40]}' is no number.") from None
-
-
 def _check_rate(batches: Batches, rate: float | None) -> None:
     if rate is None:
         return
@@ -526,10 +289,6 @@ def _taken(take: Any) -> Any:
         return take()
     except Full:
         raise Refused(503, "The queue is full. Try again in a moment.", {"Retry-After": RETRY}) from None
-
-
-def _too_large(most: int) -> str:
-    return f"The body is larger than {most / 1e6:,.0f} MB. Send fewer or smaller images."
 
 
 def _ours(file: str) -> str:
