@@ -40,8 +40,9 @@ def test_every_set_is_listed_with_its_licence_and_whether_it_is_there(spherood: 
         *("openood/cifar10", "openood/cifar100", "openood/imagenet1k", "openood/imagenet200"),
     ]
     told = spherood("data", "list", "--data", tmp_path)
-    assert "absent, by hand" in told.out
-    assert "non-commercial use only, by its page (!)" in told.out
+    assert "by hand" in told.out
+    assert "ufldl.stanford.edu" in told.out
+    assert "(!)" in told.out
 
 
 def test_copies_and_what_cannot_be_read_are_told_and_drawn(spherood: Command, folders: Path) -> None:
@@ -99,6 +100,20 @@ def test_a_subset_is_named_by_its_list_or_drawn(spherood: Command, tmp_path: Pat
     assert told.out == f"{tmp_path / 'two'}: 2 classes, drawn with seed 0\n"
     told = spherood("data", "subset", tmp_path / "imagenet", "-o", tmp_path / "x")
     assert (told.code, "say which classes, by --classes FILE or --draw N" in told.err) == (2, True)
+
+
+def test_a_protocol_is_verified_set_by_set(spherood: Command, folders: Path) -> None:
+    (folders / "own.yaml").write_text(
+        "name: own\nabout: x\nversion: '1'\nid: {train: {folder: a}, test: {folder: b, count: 9}}\n"
+        "far: {gone: {folder: gone}}\n"
+    )
+    told = spherood("data", "verify", "--protocol", "own.yaml", "--data", ".")
+    assert told.code == 1
+    first, second, third = told.out.splitlines()
+    assert first == "ID train: 4 images"
+    assert second == "ID test: b: holds 5 images, expected 9."
+    assert third.startswith("gone (far): gone: no such folder of images.")
+    assert told.err == "own: 2 of 3 sets are missing or incomplete, see above.\n"
 
 
 def test_pictures_are_of_cifar_alone(spherood: Command, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from PIL import Image
 from tests.service.conftest import Client, encoded, make, pictures
 
 from spherood.bundle import Bundle
+from spherood.bundle.export import export
 from spherood.service import app as module
 from spherood.service.batches import Batches
 from spherood.service.pictures import Limits
@@ -304,3 +308,19 @@ def test_a_picture_is_opened_as_the_bundle_opens_it(folder: Path, bundle: Bundle
     files = [tmp_path / name for name in ("turned.jpg", "deep.png", "palette.gif")]
     found = serve().form([(file.name, file.read_bytes()) for file in files]).body["verdicts"]
     assert [row["score"] for row in found] == pytest.approx([one.score for one in bundle.predict(files)], rel=1e-5)
+    words = [sys.executable, "-m", "spherood", "score", str(folder), *map(str, files), "--json"]
+    typed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    for row, line in zip(found, typed, strict=True):
+        told = json.loads(line)
+        assert told["score"] == pytest.approx(row["score"], rel=1e-5)
+        assert {key: told[key] for key in FACTS} == {key: row[key] for key in FACTS}
+
+
+def test_an_exported_bundle_is_served_too(serve: Serve, bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    np.save(folder.parent / "bundle-held-out.npy", pictures(200, 200))  # as tests/service/conftest.py draws them
+    export(Bundle.load(folder), folder).bundle.save(tmp_path / "onnx")
+    found = serve({"onnx": Served("onnx", tmp_path / "onnx")}).form(FILES).body["verdicts"]
+    expected = [one.score for one in bundle.predict(list(NOISE))]
+    assert [row["score"] for row in found] == pytest.approx(expected, rel=1e-4)

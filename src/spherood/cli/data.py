@@ -39,8 +39,9 @@ def list_(data: Data = Path("data"), as_json: Json = False) -> None:
     from rich.table import Table
 
     from spherood.data.catalogue import catalogue
+    from spherood.data.download import named_hosts
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "what": entry.what,
@@ -49,6 +50,7 @@ def list_(data: Data = Path("data"), as_json: Json = False) -> None:
             "licence": entry.licence,
             "commercial": entry.commercial,
             "home": entry.home,
+            "from": ", ".join(named_hosts(entry.files)) or "by hand",
             "fetched": entry.manual is None,
             "protocols": _protocols(entry),
             "state": entry.state(data),
@@ -61,13 +63,14 @@ def list_(data: Data = Path("data"), as_json: Json = False) -> None:
     console = Console()
     console = Console(width=None if console.is_terminal else 200, markup=False, emoji=False, highlight=False)
     table = Table(title=f"image sets below {data}", title_justify="left")
-    for column in ("name", "what", "images", "licence", "protocols", ""):
+    for column in ("name", "what", "images", "size", "licence", "from", "protocols", ""):
         table.add_column(column, justify="right" if column == "images" else "left", overflow="fold")
     for row in rows:
-        state = str(row["state"]) if row["state"] != "absent" or row["fetched"] else "absent, by hand"
         licence = f"{row['licence']}{'' if row['commercial'] else ' (!)'}"
         images = f"{row['images']:,}" if row["images"] else "–"
-        table.add_row(str(row["name"]), str(row["what"]), images, licence, ", ".join(row["protocols"]), state)  # type: ignore[arg-type]
+        protocols = ", ".join(row["protocols"])
+        cells = [row["name"], row["what"], images, row["size"], licence, row["from"], protocols, row["state"]]
+        table.add_row(*map(str, cells))
     console.print(table)
     print("(!): not for commercial use, by its page or that of its source. by hand: prepare says where to get it.")
     print("next: spherood data prepare NAME")
@@ -126,12 +129,20 @@ def prepare(
 @app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Sets by name. Default: those that are there.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Instead every set of this protocol, as it will be read: lists, counts, labels.")
+    ] = None,
     data: Data = Path("data"),
 ) -> None:
     """Count images and labels, and look at the checksums of archives that were kept; say exactly what is missing.
 
     Example: **spherood data verify cifar10 svhn --data ~/data**
+
+    Example: **spherood data verify --protocol openood/cifar10 --data ./data**
     """
+    if protocol is not None:
+        _verify_protocol(protocol, data)
+        return
     from spherood.data.catalogue import catalogue, entry_of
     from spherood.data.download import wrong
     from spherood.data.prepare import DOWNLOADS
@@ -215,6 +226,27 @@ def subset(
     chosen = classes_of(classes) if classes is not None else draw_classes(folder, draw or 0, seed)
     count = link_classes(folder, chosen, out)
     print(f"{out}: {count:,} classes" + (f", drawn with seed {seed}" if draw else ""))
+
+
+def _verify_protocol(name: str, data: Path) -> None:
+    """Every source of a protocol, loaded; DataError, after all were looked at, where some cannot be."""
+    from spherood.benchmark.protocol import load_protocol
+
+    protocol = load_protocol(name)
+    sources = {"ID train": protocol.id.train, "ID test": protocol.id.test}
+    sources |= {} if protocol.id.validation is None else {"ID validation": protocol.id.validation}
+    sources |= {f"{name} ({kind})": source for name, (kind, source) in protocol.ood.items()}
+    sources |= {f"{name} (covariate shift)": source for name, source in protocol.csid.items()}
+    sources |= {f"{name} (validation OOD)": source for name, source in protocol.validation_ood.items()}
+    bad = 0
+    for part, source in sources.items():
+        try:
+            print(f"{part}: {len(source.load(data, part)):,} images")
+        except DataError as error:
+            bad += 1
+            print(f"{part}: {error}")
+    if bad:
+        raise DataError(f"{protocol.name}: {bad} of {len(sources)} sets are missing or incomplete, see above.")
 
 
 def _protocols(entry: Entry) -> list[str]:
