@@ -211,7 +211,7 @@ def test_when_no_place_is_there_all_are_listed(pets: Path) -> None:
     assert str(told.value) == (
         f"foxes: none of its places is there. Looked at {pets / 'a'}, {pets / 'lists' / 'gone.txt'} (its images under "
         f"{pets / 'r'} or {pets / 's'}), {pets / 'c'}, {pets / 'd.mat'}. "
-        "Put the images at one of them, or check where --data points."
+        "Put the images at one of them (spherood data list), or check where --data points."
     )
 
 

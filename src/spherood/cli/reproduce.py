@@ -56,6 +56,8 @@ def reproduce(
 
     path = find_recipe(name)
     recipe = load_recipe(path)
+    if recipe.data.features is not None:
+        raise ConfigError(f"{path}: trains a head on features, and nothing was published for yours. See: spherood fit")
     if recipe.protocol is None:
         raise ConfigError(f"{path}: names no protocol to be measured by. Add protocol: NAME.")
     chosen = load_protocol(recipe.protocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,12 +47,19 @@ def serve(
     from spherood.errors import optional
 
     uvicorn = optional("uvicorn", "serve", "spherood serve")
-    for module in ("fastapi", "multipart", "prometheus_client"):
+    for module in ("fastapi", "python_multipart", "prometheus_client"):
         optional(module, "serve", "spherood serve")
     from spherood.service.app import Settings, create_app
     from spherood.service.pictures import Limits
     from spherood.service.served import Served
 
+    if port:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((host, port))
+            except OSError as error:
+                raise ConfigError(f"{host}:{port}: {error.strerror}. Choose another: --port, --host.") from None
     served: dict[str, Served] = {}
     for text in bundles:
         name, folder = _named(text)

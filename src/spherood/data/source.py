@@ -138,7 +138,7 @@ class Source(Strict):
             looked = ", ".join(line for place in places for line in place._looked_at(data))
             raise DataError(
                 f"{name or 'one_of'}: none of its places is there. Looked at {looked}. "
-                "Put the images at one of them, or check where --data points."
+                "Put the images at one of them (spherood data list), or check where --data points."
             )
         first, *others = there.values()
         images = first.load(data, name)
