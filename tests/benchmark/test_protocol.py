@@ -76,7 +76,7 @@ def test_a_path_without_a_file_is_told(tmp_path: Path) -> None:
         ({"false_alarm_rate": 0}, "false_alarm_rate: Input should be greater than 0"),
         ({"confidence": 1}, "confidence: Input should be less than 1"),
         ({"near": {"foxes": {"foldr": "f"}}}, "near.foxes: there is no key 'foldr' here. Did you mean 'folder'"),
-        ({"near": {"foxes": {}}}, "near.foxes: give exactly one of folder, list, arrays"),
+        ({"near": {"foxes": {}}}, "near.foxes: give exactly one of folder, list, table, arrays"),
         ({"resize": "crop"}, "resize: Input should be 'short_side' or 'stretch'"),
         ({"id": {"train": {"folder": "a"}, "validation": {"folder": "b"}}}, "id.test: Field required"),
     ],
