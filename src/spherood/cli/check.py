@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +33,8 @@ def check_recipe(recipe: Recipe, data: Path, device: str) -> None:
     from spherood.schema import write_yaml
 
     began = time.monotonic()
-    there = recipe.data.present(data)
+    there, small = recipe.data.present(data), _small(recipe, data)  # both look at the data from here
     with tempfile.TemporaryDirectory() as folder, _inside(Path(folder)):
-        small = _small(recipe, data)
         Path("recipe.yaml").write_text(write_yaml(small), encoding="utf-8")
         if recipe.data.features is None:
             _images(small, device)
@@ -91,8 +91,10 @@ def _features(device: str) -> None:
 def _small(recipe: Recipe, data: Path) -> Recipe:
     """As many epochs as its losses have spans, on made-up data, from random weights where the file is not there."""
     from spherood.data.source import Source
+    from spherood.errors import CheckpointError
     from spherood.models.model import TIMM
     from spherood.training.recipe import Validation
+    from spherood.training.weights import weights_file
 
     starts = sorted({term.begin for term in recipe.loss} | {term.end for term in recipe.loss if term.end is not None})
     spans = [start for start in starts if start < recipe.training.epochs]
@@ -105,14 +107,13 @@ def _small(recipe: Recipe, data: Path) -> Recipe:
     }
     if recipe.data.features is not None:
         changes["data"] = Source(features="known.npz")
-    weights = recipe.fine_tuning.weights
-    if weights is not None:
-        there = next((path.absolute() for path in (data / weights, Path(weights)) if path.is_file()), None)
-        changes["fine_tuning"] = recipe.fine_tuning.model_copy(
-            update={"weights": None if there is None else str(there)}
-        )
-        if there is None:
-            print(f"weights: {data / weights} is not there yet; random ones stand in for it.")
+    if recipe.fine_tuning.weights is not None:
+        weights = None
+        try:
+            weights = str(weights_file(recipe, data).absolute())  # type: ignore[union-attr]
+        except CheckpointError:
+            print(f"weights: {data / recipe.fine_tuning.weights} is not there yet; random ones stand in for it.")
+        changes["fine_tuning"] = recipe.fine_tuning.model_copy(update={"weights": weights})
     if recipe.model.encoder.startswith(TIMM):
         print(f"weights: {recipe.model.encoder} is asked of timm, as in earnest.")
     return recipe.model_copy(update=changes)
@@ -150,8 +151,10 @@ def _stage(name: str, work: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     before = Path.cwd()
+    sys.path.insert(0, str(before))  # a loss of one's own is still found where one stands
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
+        sys.path.remove(str(before))
