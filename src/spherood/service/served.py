@@ -33,9 +33,9 @@ class Served:
 
     def __init__(self, name: str, folder: Path, trust: Collection[str] = ()) -> None:
         self.name, self.folder, self.trust = name, folder, tuple(trust)
+        self._seen, self._lock = self._stamp(), threading.Lock()  # before it is read: what comes meanwhile is newer
         self.now = self._load()
         self.refused = ""  # why a newer one is not served
-        self._seen, self._lock = self._stamp(), threading.Lock()
         self._again, self._wait = 0.0, LATER[0]
 
     def refresh(self) -> bool:
@@ -56,13 +56,15 @@ class Served:
             return changed
 
     def _load(self) -> Version:
+        manifest = self.folder / MANIFEST
+        version = sha256(manifest.read_bytes()).hexdigest()[:12] if manifest.is_file() else ""
         bundle = Bundle.load(self.folder, trust=self.trust)
         if missing := [name for name in bundle.code if name not in self.trust]:
             raise ConfigError(
                 f"{self.folder}: names code of one's own, {missing[0]}. If you trust it, say so: --trust {missing[0]}"
             )
         bundle.decision()
-        return Version(bundle, sha256((self.folder / MANIFEST).read_bytes()).hexdigest()[:12])
+        return Version(bundle, version)
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
